@@ -1,0 +1,92 @@
+"""The ROS 2 package ``world_action_model``: what is installed, where, and which extra brings which library.
+
+The base install is all a robot computer needs and holds no torch. Every library that a module imports stands here, in
+the base list or in an extra; ``make lock`` resolves base and extras to ``requirements/lock.txt``.
+"""
+
+from glob import glob
+
+from setuptools import setup
+
+PACKAGE = "world_action_model"
+
+# Listed by hand: ``launch/`` and ``tests/`` must never become packages (``launch`` would shadow ROS's own module).
+PACKAGES = ["wam", "policy", "sim", "calibration", "ros_nodes"]
+
+BASE = [
+    "numpy>=2.0",
+    "onnxruntime>=1.20",
+    "opencv-python-headless>=4.9",
+    "pyyaml>=6.0",
+    "rich>=13.0",
+    "safetensors>=0.5",
+    "tyro>=0.9",
+]
+
+# lerobot is exact because its dataset format is one of our contracts; mujoco because pixels and contacts are compared.
+SIM = ["av>=15.0", "gymnasium>=1.1", "jinja2>=3.1", "matplotlib>=3.9", "mujoco==3.8.1", "scipy>=1.14"]
+TRAIN = ["jaxtyping>=0.3", "lerobot[dataset]==0.6.1", "tensorboard>=2.18", "torch>=2.7"]
+EXPORT = ["onnx>=1.18", "onnxscript>=0.5"]
+
+# Jazzy's Python wheels exist for x86-64 only; a Jetson or a machine with ROS installed uses its own ROS packages.
+ROS = [
+    f"{wheel} ; platform_machine == 'x86_64' and sys_platform == 'linux'"
+    for wheel in (
+        "ros-rclpy[fastrtps]==7.1.6",
+        "ros-diagnostic-msgs==5.3.6",
+        "ros-sensor-msgs==5.3.6",
+        "ros-std-srvs==5.3.6",
+        "ros-trajectory-msgs==5.3.6",
+    )
+]
+
+# Development needs everything that runs without a GPU. colcon's Python support ends at setuptools 80.
+DEV = [
+    "beartype>=0.20",
+    "catkin_pkg>=1.0",
+    "colcon-core>=0.18",
+    "colcon-library-path>=0.2",
+    "colcon-ros>=0.5",
+    "hypothesis>=6.100",
+    "mypy>=1.15",
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "setuptools<80",
+    "uv==0.13.8",
+]
+
+EXTRAS = {
+    "sim": SIM,
+    "train": TRAIN,
+    "export": EXPORT,
+    "ros": ROS,
+    "trt": ["tensorrt-rtx>=1.1"],  # RTX cards; a Jetson's TensorRT comes with JetPack and is imported from there
+    "wan": ["ftfy>=6.3", "transformers>=4.56"],  # the UMT5 text encoder of Wan checkpoints
+    "metaworld": ["metaworld>=3.0"],
+    "dev": [*SIM, *TRAIN, *EXPORT, *DEV],
+}
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="A world-action-model stack for robot arms: train, export and run at 7 Hz on ROS 2, judged in MuJoCo.",
+    long_description="See README.md in the repository.",
+    license="Apache-2.0",
+    maintainer="The world_action_model authors",
+    maintainer_email="world-action-model@users.noreply.example.org",
+    python_requires=">=3.12",
+    packages=PACKAGES,
+    package_data={"sim": ["*.j2", "assets/*.xml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/config/robots", sorted(glob("config/robots/*.yaml"))),
+        (f"share/{PACKAGE}/launch", sorted(glob("launch/*.launch.*"))),
+    ],
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["wam = wam.cli:main"]},
+    zip_safe=False,  # robot files and templates are read from the folder
+)

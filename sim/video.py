@@ -1,0 +1,217 @@
+"""Videos of episodes: what the cameras saw and, beside it, what the policy imagined they would see.
+
+One panel per camera and one with the imagined future of the first camera, pixels repeated rather than blurred, captions
+below, H.264 at the control rate, so one second of video is one second of robot time. Beside the mp4 a strip shows for a
+few moments what was seen, what was imagined from it and what happened.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import av
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from policy.runner import Policy
+from sim.arm_sim import ArmSim
+from sim.rollout import Episode
+from wam.errors import WamError
+from wam.spec import Observation
+
+__all__ = ["EpisodeRecorder", "Moment", "compose_frame", "compose_strip", "strip_path", "write_mp4"]
+
+_log = logging.getLogger(__name__)
+
+PANEL_PX = 384  # side of a panel: a whole multiple of 96 and of 64, so that every pixel is repeated equally often
+GAP_PX = 12
+CAPTION_PX = 44
+STRIP_PX = 128  # side of a picture in the strip
+STRIP_COLUMNS = 6
+END_SECONDS = 0.8  # the last frame stays this long, with the verdict
+BACKGROUND, INK, MUTED = (255, 255, 255), (30, 41, 59), (100, 116, 139)
+GOOD, BAD = (15, 118, 110), (194, 65, 12)  # also told apart by people who confuse red and green
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One control step as a watcher saw it."""
+
+    time: float  # simulated time [s]
+    progress: float  # [0, 1]
+    images: dict[str, np.ndarray]  # camera -> rgb_hwc_u8
+    imagined: np.ndarray | None  # rgb_hwc_u8, what the latest plan expects the first camera to see
+    imagined_at: float  # time of the observation that was imagined from [s]
+
+
+class EpisodeRecorder:
+    """A ``sim.rollout.Watcher`` that keeps every frame and writes them at the end."""
+
+    def __init__(self, sim: ArmSim, policy: Policy | None) -> None:
+        """Watches a simulation.
+
+        Args:
+            sim: Whose cameras are recorded.
+            policy: Who imagines; None for a video without the imagined panel.
+        """
+        self._cameras = sim.robot.camera_names
+        self._control_dt = sim.control_dt
+        self._policy = policy
+        self._future_s = policy.manifest.model.future_offset * sim.control_dt if policy else 0.0
+        self._imagined: np.ndarray | None = None
+        self._imagined_at = 0.0
+        self.moments: list[Moment] = []
+
+    def planned(self, observation: Observation, noise_seed: int) -> None:
+        """Lets the policy imagine the future from what it just planned from."""
+        if self._policy is None:
+            return
+        try:
+            imagined = self._policy.imagine(observation, noise_seed=noise_seed)
+        except WamError as error:
+            _log.warning("videos go without the imagined future: %s", error)
+            self._policy = None
+            return
+        self._imagined, self._imagined_at = imagined[self._cameras[0]], observation.stamp
+
+    def sampled(self, sim: ArmSim) -> None:
+        """Keeps the frames of this control step."""
+        self.moments.append(
+            Moment(
+                time=sim.time,
+                progress=sim.progress(),
+                images={name: sim.render(name).copy() for name in self._cameras},
+                imagined=self._imagined,
+                imagined_at=self._imagined_at,
+            )
+        )
+
+    def write(self, path: Path, episode: Episode) -> None:
+        """Writes the mp4 and, when something was imagined, the strip beside it."""
+        frames = [compose_frame(moment, future_s=self._future_s) for moment in self.moments]
+        verdict = compose_frame(self.moments[-1], future_s=self._future_s, verdict=episode.outcome)
+        frames += [verdict] * max(1, round(END_SECONDS / self._control_dt))
+        write_mp4(path, frames, rate_hz=1.0 / self._control_dt)
+        strip = compose_strip(self.moments, self._cameras[0], self._future_s)
+        if strip is not None:
+            Image.fromarray(strip).save(strip_path(path))
+
+
+def strip_path(video: Path) -> Path:
+    """Where the strip that belongs to a video lies."""
+    return video.with_suffix(".png")
+
+
+def compose_frame(moment: Moment, *, future_s: float, verdict: str = "") -> np.ndarray:
+    """Draws one video frame.
+
+    Args:
+        moment: What to draw.
+        future_s: How far ahead the imagined picture lies [s].
+        verdict: Outcome of the episode, on its last frame.
+
+    Returns:
+        (height, width, 3) rgb_hwc_u8, height and width even, as H.264 wants them.
+    """
+    panels = [(name, f"t = {moment.time:.1f} s", image) for name, image in moment.images.items()]
+    if moment.imagined is not None:
+        first = next(iter(moment.images))
+        seen_from = f"from t = {moment.imagined_at:.1f} s, {future_s:.1f} s ahead"
+        panels.append((f"imagined {first}", seen_from, moment.imagined))
+    width = len(panels) * PANEL_PX + (len(panels) + 1) * GAP_PX
+    canvas = Image.new("RGB", (width + width % 2, PANEL_PX + 2 * GAP_PX + CAPTION_PX), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for i, (title, note, image) in enumerate(panels):
+        left = GAP_PX + i * (PANEL_PX + GAP_PX)
+        canvas.paste(Image.fromarray(_enlarged(image, PANEL_PX)), (left, GAP_PX))
+        _caption(draw, left, PANEL_PX + 2 * GAP_PX, title, note)
+    _progress_bar(draw, canvas.size, moment.progress)
+    if verdict:
+        _verdict(draw, verdict)
+    return np.asarray(canvas)
+
+
+def compose_strip(moments: Sequence[Moment], camera: str, future_s: float) -> np.ndarray | None:
+    """Draws what was seen, what was imagined from it and what happened, for a few plans of an episode.
+
+    Returns:
+        (height, width, 3) rgb_hwc_u8, or None when nothing was imagined long enough before the end.
+    """
+    plans = [m for m in moments if m.imagined is not None and abs(m.time - m.imagined_at) < 1e-6]
+    plans = [m for m in plans if m.time + future_s <= moments[-1].time + 1e-6]
+    if not plans:
+        return None
+    chosen = [plans[i] for i in sorted({round(x) for x in np.linspace(0, len(plans) - 1, STRIP_COLUMNS)})]
+    label_px, step = 140, STRIP_PX + GAP_PX // 2
+    canvas = Image.new("RGB", (label_px + len(chosen) * step, CAPTION_PX // 2 + 3 * step), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for row, label in enumerate(("seen", f"imagined\n{future_s:.1f} s ahead", "what happened")):
+        draw.text((4, CAPTION_PX // 2 + row * step + STRIP_PX // 2 - 14), label, fill=INK, font=_font(15))
+    for column, moment in enumerate(chosen):
+        later = min(moments, key=lambda m, due=moment.time + future_s: abs(m.time - due))
+        left = label_px + column * step
+        draw.text((left, 2), f"t = {moment.time:.1f} s", fill=MUTED, font=_font(14))
+        for row, image in enumerate((moment.images[camera], moment.imagined, later.images[camera])):
+            picture = Image.fromarray(_enlarged(image, STRIP_PX))
+            canvas.paste(picture, (left, CAPTION_PX // 2 + row * step))
+    return np.asarray(canvas)
+
+
+def write_mp4(path: Path, frames: Iterable[np.ndarray], *, rate_hz: float) -> None:
+    """Writes H.264 in an mp4 that browsers play from its first byte.
+
+    Args:
+        path: Target; its folder is made.
+        frames: (height, width, 3) rgb_hwc_u8, all of one even size.
+        rate_hz: Frames per second.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=round(rate_hz), options={"preset": "veryfast", "crf": "20"})
+        stream.pix_fmt = "yuv420p"  # the only one every browser decodes
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@cache
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    # matplotlib brings this font along, so captions look the same on every machine.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size_px)
+
+
+def _enlarged(image: np.ndarray, side_px: int) -> np.ndarray:
+    """Fits an image into a square, repeating pixels; bars keep the aspect ratio."""
+    height, width = image.shape[:2]
+    scale = side_px / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    interpolation = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
+    square = np.full((side_px, side_px, 3), 255, dtype=np.uint8)
+    top, left = (side_px - size[1]) // 2, (side_px - size[0]) // 2
+    square[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=interpolation)
+    return square
+
+
+def _caption(draw: ImageDraw.ImageDraw, left: int, top: int, title: str, note: str) -> None:
+    draw.text((left, top), title, fill=INK, font=_font(18))
+    right = left + PANEL_PX - draw.textlength(note, font=_font(15))
+    draw.text((right, top + 2), note, fill=MUTED, font=_font(15))
+
+
+def _progress_bar(draw: ImageDraw.ImageDraw, size: tuple[int, int], progress: float) -> None:
+    top, right = size[1] - 8, size[0] - GAP_PX
+    draw.rectangle((GAP_PX, top, right, top + 4), fill=(226, 232, 240))
+    draw.rectangle((GAP_PX, top, GAP_PX + progress * (right - GAP_PX), top + 4), fill=GOOD)
+
+
+def _verdict(draw: ImageDraw.ImageDraw, outcome: str) -> None:
+    colour = GOOD if outcome == "success" else BAD
+    text_px = draw.textlength(outcome, font=_font(22))
+    draw.rectangle((GAP_PX, GAP_PX, GAP_PX + text_px + 24, GAP_PX + 38), fill=colour)
+    draw.text((GAP_PX + 12, GAP_PX + 5), outcome, fill=(255, 255, 255), font=_font(22))

@@ -1,0 +1,152 @@
+"""Processes that record episodes into the spool; each holds one simulation and its own renderer.
+
+Processes are spawned, never forked: a forked OpenGL context or thread pool is broken in ways that show much later.
+They import neither torch nor lerobot, so they start in half a second.
+"""
+
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+
+from sim.demonstrations import Demonstration, DemoSettings, record_demonstration
+from sim.encoding import VideoCodec, encode_video, image_statistics
+from sim.errors import SimError
+from sim.spool import EpisodeRecord, Spool
+
+__all__ = ["DiskFullError", "Recorder", "WorkerPool", "is_disk_full"]
+
+
+class DiskFullError(SimError):
+    """The disk ran full while an episode or the dataset was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSetup:
+    """What a worker needs; it is sent to each once."""
+
+    settings: DemoSettings  # what to record
+    codec: VideoCodec  # how to encode it
+    spool: Spool  # where to put it
+
+
+class Recorder:
+    """Records episodes one after another with one simulation."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        from sim.arm_sim import ArmSim
+
+        self._setup = setup
+        settings = setup.settings
+        self._sim = ArmSim(settings.task, settings.robot, distractors=settings.distractors)
+
+    def record(self, seed: int) -> EpisodeRecord:
+        """Simulates, encodes and spools the episode of a seed.
+
+        Raises:
+            DiskFullError: No room for it.
+        """
+        started = time.process_time()
+        demo = record_demonstration(self._sim, self._setup.settings, seed)
+        simulated = time.process_time()
+        videos, statistics = self._encode(demo) if demo.success else ({}, {})
+        record = EpisodeRecord(
+            seed=seed,
+            task=demo.instruction,
+            success=demo.success,
+            steps=len(demo.action),
+            noise=demo.noise,
+            simulation_cpu_s=simulated - started,
+            encoding_cpu_s=time.process_time() - simulated,
+            image_statistics=statistics,
+        )
+        try:
+            self._setup.spool.write(demo, record, videos)
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFullError(f"no space left for episode {seed}") from error
+            raise
+        return record
+
+    def _encode(self, demo: Demonstration) -> tuple[dict[str, bytes], dict[str, dict[str, list[float]]]]:
+        fps = round(self._setup.settings.robot.control_rate_hz)
+        videos = {camera: encode_video(frames, fps, self._setup.codec) for camera, frames in demo.images.items()}
+        return videos, {camera: image_statistics(frames) for camera, frames in demo.images.items()}
+
+
+class WorkerPool:
+    """Spawned recorders behind ``submit``; use as a context manager."""
+
+    def __init__(self, workers: int, setup: WorkerSetup) -> None:
+        self._executor = ProcessPoolExecutor(
+            max_workers=workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(setup,),
+        )
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drops what has not begun and waits for what has: episodes take a second."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, seed: int) -> "Future[EpisodeRecord]":
+        """Asks for the episode of a seed."""
+        with _children_ignore_ctrl_c():
+            return self._executor.submit(_record, seed)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that the disk is full; libraries wrap it in many ways."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_recorder: Recorder | None = None  # one per worker process, made by its initialiser
+
+
+def _start_worker(setup: WorkerSetup) -> None:
+    global _recorder
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _recorder = Recorder(setup)
+
+
+def _record(seed: int) -> EpisodeRecord:
+    if _recorder is None:
+        raise RuntimeError("worker used before its initialiser ran")
+    return _recorder.record(seed)
+
+
+def _exit_with_parent() -> None:
+    """Ends this process when its parent was killed; the executor alone would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _children_ignore_ctrl_c() -> Iterator[None]:
+    """Ctrl-C goes to the whole process group, but only the parent decides what it means.
+
+    Processes inherit the set of blocked signals, so blocking around the start of a worker blocks it there for good. A
+    Ctrl-C in this moment reaches the parent right after it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,69 @@
+"""What every test can rely on: no network, few threads, reproducible hypothesis runs, and markers that say why they skip."""
+
+import importlib.util
+import os
+import socket
+from pathlib import Path
+
+# Before any numerical library is imported: workers share the cores, and one thread each is faster than two that fight.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+# Libraries must not look anything up: a test that needs the network fails here rather than on a robot.
+for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ[_variable] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Deadlines measure the machine, not the code. Continuous integration repeats itself; a developer's run explores.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root folder of this repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network():
+    """Refuses connections that leave this machine; local sockets (process pools, ROS) stay open."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address):
+        if self.family in {socket.AF_INET, socket.AF_INET6} and not _is_local(address[0]):
+            raise RuntimeError(f"a test tried to connect to {address}: tests run without the network.")
+        return connect(self, address)
+
+    socket.socket.connect = guarded
+    yield
+    socket.socket.connect = connect
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what this machine cannot run, and says so."""
+    reasons = {"gpu": _gpu_missing, "ros": _ros_missing}
+    for marker, missing in reasons.items():
+        marked = [item for item in items if marker in item.keywords]
+        reason = missing() if marked else ""
+        for item in marked if reason else []:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _is_local(host: str) -> bool:
+    return host in {"localhost", "::1", "0.0.0.0", ""} or host.startswith("127.")
+
+
+def _gpu_missing() -> str:
+    import torch  # only when a test is marked gpu
+
+    return "" if torch.cuda.is_available() else "needs a CUDA device"
+
+
+def _ros_missing() -> str:
+    return "" if importlib.util.find_spec("rclpy") else "needs rclpy: the extra 'ros', or a sourced ROS 2 installation"

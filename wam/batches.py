@@ -1,0 +1,107 @@
+"""Which frames a training step sees: a pure function of (seed, step), so a resumed run continues bit for bit.
+
+A sample is an observation frame, the action chunk that starts there and the frame ``future_offset`` steps later. Parts
+that reach past the end of an episode are marked padded. The first steps of an episode are drawn more often, because that
+is where a policy commits to a direction, and the idle tail, where nothing moves any more, hardly at all.
+
+Shape legend: B batch, K cameras, H chunk, A action width, T prompt words.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wam.config import ModelConfig
+from wam.dataset import Episodes
+from wam.text import token_ids
+from wam.transforms import Transforms
+
+__all__ = ["Batch", "FrameSampler", "make_batch"]
+
+IDLE_ACTION_RANGE = 1e-3  # [rad, gripper opening]: actions that stay within this are a tail where nothing moves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One training batch."""
+
+    images: Tensor  # (B, K, height, width, 3) uint8
+    future_images: Tensor  # (B, K, height, width, 3) uint8
+    future_is_pad: Tensor  # (B,) bool
+    proprio: Tensor  # (B, A) float32 normalised
+    actions: Tensor  # (B, H, A) float32 normalised
+    action_is_pad: Tensor  # (B, H) bool
+    token_ids: Tensor  # (B, T) int64
+
+    def to(self, device: torch.device) -> "Batch":
+        """Moves every tensor."""
+        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+class FrameSampler:
+    """Draws observation frames for a step."""
+
+    def __init__(
+        self, episodes: Episodes, chosen: np.ndarray, *, seed: int, start_share: float, start_steps: int, idle_keep: int
+    ) -> None:
+        """Prepares the pools.
+
+        Args:
+            episodes: All episodes.
+            chosen: (E',) indices of the episodes to draw from.
+            seed: Seed of the run.
+            start_share: Share of a batch drawn from the first steps of an episode, in [0, 1].
+            start_steps: How many steps count as first.
+            idle_keep: Idle frames kept at the end of each episode.
+        """
+        self._seed = seed
+        self._start_share = start_share
+        spans = [(int(episodes.start[e]), _useful_length(episodes, e, idle_keep)) for e in chosen]
+        self._all = np.concatenate([np.arange(first, first + count) for first, count in spans])
+        self._starts = np.concatenate([np.arange(first, first + min(count, start_steps)) for first, count in spans])
+
+    def draw(self, step: int, batch_size: int) -> np.ndarray:
+        """Returns (B,) frame indices of one step."""
+        generator = np.random.default_rng((self._seed, step))
+        early = round(batch_size * self._start_share)
+        picks = (generator.choice(self._starts, early), generator.choice(self._all, batch_size - early))
+        # Mixed, because parts of a batch are treated apart (video loss on a share of it)
+        return generator.permutation(np.concatenate(picks))
+
+    def spread(self, count: int) -> np.ndarray:
+        """Returns up to ``count`` frames spread evenly over all episodes: a fixed validation set."""
+        places = np.linspace(0, len(self._all) - 1, min(count, len(self._all)))
+        return self._all[np.unique(places.round().astype(np.int64))]
+
+
+def make_batch(episodes: Episodes, frames: np.ndarray, config: ModelConfig, transforms: Transforms) -> Batch:
+    """Gathers one batch.
+
+    Args:
+        episodes: All episodes.
+        frames: (B,) indices of observation frames.
+        config: Chunk length, future offset and prompt length.
+        transforms: Normalisation.
+    """
+    ends, later = episodes.ends(frames), frames + config.future_offset  # 2 x (B,)
+    actions, action_is_pad = episodes.chunks(frames, config.chunk_length)
+    words = np.stack([token_ids(task, config.prompt_length) for task in episodes.tasks])  # (tasks, T)
+    return Batch(
+        images=torch.from_numpy(episodes.frames[frames]),
+        future_images=torch.from_numpy(episodes.frames[np.minimum(later, ends - 1)]),
+        future_is_pad=torch.from_numpy(later >= ends),
+        proprio=torch.from_numpy(transforms.normalise_proprio(episodes.proprio[frames])),
+        actions=torch.from_numpy(transforms.encode_actions(actions, episodes.proprio[frames])),
+        action_is_pad=torch.from_numpy(action_is_pad),
+        token_ids=torch.from_numpy(words[episodes.task_index[frames]]),
+    )
+
+
+def _useful_length(episodes: Episodes, episode: int, idle_keep: int) -> int:
+    first, count = int(episodes.start[episode]), int(episodes.length[episode])
+    actions = episodes.action[first : first + count]
+    moving = np.flatnonzero((np.abs(actions - actions[-1]) > IDLE_ACTION_RANGE).any(axis=1))
+    last_moving = int(moving[-1]) + 1 if len(moving) else 0
+    return max(1, min(count, last_moving + idle_keep))

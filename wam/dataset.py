@@ -1,0 +1,199 @@
+"""LeRobotDataset v3 → arrays for training.
+
+The dataset is read with the ``lerobot`` library; every frame is decoded once, resized with the model's own image
+transform and kept in one memory-mapped file, so a training step never decodes video and a data set larger than memory
+still trains.
+
+Shape legend: M frames of all episodes, E episodes, K cameras, A action width.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wam.errors import DatasetError
+from wam.robot import RobotSpec
+from wam.spec import ACTION, OBS_STATE, image_key
+from wam.transforms import resize_image
+
+__all__ = ["Episodes", "load_episodes", "open_dataset"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """All frames of a dataset, in recording order."""
+
+    frames: np.ndarray  # (M, K, height, width, 3) uint8 RGB at the model's size
+    proprio: np.ndarray  # (M, A) float32 measured positions
+    action: np.ndarray  # (M, A) float32 absolute targets
+    task_index: np.ndarray  # (M,) int64 into tasks
+    tasks: tuple[str, ...]  # instructions
+    start: np.ndarray  # (E,) int64 first frame of each episode
+    length: np.ndarray  # (E,) int64 frames of each episode
+
+    @property
+    def episode_of_frame(self) -> np.ndarray:
+        """(M,) int64 episode of each frame."""
+        return np.repeat(np.arange(len(self.length)), self.length)
+
+    def ends(self, frames: np.ndarray) -> np.ndarray:
+        """(B,) int64 first frame after the episode of each of (B,) frames."""
+        return (self.start + self.length)[self.episode_of_frame[frames]]
+
+    def chunks(self, frames: np.ndarray, chunk_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Action chunks that start at (B,) frames.
+
+        Returns:
+            (B, H, A) float32 absolute targets, the last one repeated past the end, and (B, H) bool ``is_pad``.
+        """
+        ends = self.ends(frames)[:, None]
+        steps = frames[:, None] + np.arange(chunk_length)  # (B, H)
+        return self.action[np.minimum(steps, ends - 1)], steps >= ends
+
+
+def open_dataset(root: Path) -> Any:
+    """Opens a local LeRobotDataset.
+
+    Raises:
+        DatasetError: The folder is missing or is not a complete LeRobot v3 dataset.
+    """
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    if not (root / "meta" / "info.json").is_file():
+        raise DatasetError(
+            f"no LeRobot dataset at {root} (meta/info.json is missing): record one with `wam collect --out {root}`, or "
+            "give the folder that holds meta/, data/ and videos/."
+        )
+    try:
+        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav", return_uint8=True)
+    except Exception as error:
+        raise DatasetError(
+            f"dataset {root} cannot be opened ({type(error).__name__}: {error}): a file is missing or cut short. Copy it "
+            "again, or collect it again."
+        ) from error
+
+
+def load_episodes(
+    root: Path,
+    robot: RobotSpec,
+    image_size_px: tuple[int, int],
+    *,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Episodes:
+    """Reads a dataset and decodes its frames into a memory-mapped cache.
+
+    Args:
+        root: Dataset folder.
+        robot: Its joints and cameras say what must be in the dataset.
+        image_size_px: (height, width) of the model's images.
+        cache: File for the decoded frames; reused when it is complete.
+        progress: Called with (episodes done, episodes in all).
+
+    Raises:
+        DatasetError: Columns, cameras or joint names differ from the robot, values are not finite, or video is damaged.
+    """
+    dataset = open_dataset(root)
+    _check_features(dataset, robot, root)
+    table = dataset.hf_dataset.with_format("numpy")
+    columns = {key: np.stack(table[key][:]).astype(np.float32) for key in (OBS_STATE, ACTION)}
+    episode = np.asarray(table["episode_index"][:]).astype(np.int64)
+    for key, values in columns.items():
+        _check_finite(values, episode, key, robot, root)
+    length = np.bincount(episode, minlength=dataset.num_episodes)
+    start = np.concatenate(([0], np.cumsum(length)[:-1]))
+    seconds = np.asarray(table["timestamp"][:], dtype=np.float64)
+    frames = _decoded_frames(dataset, robot, image_size_px, (start, length, seconds), cache, progress)
+    return Episodes(
+        frames=frames,
+        proprio=columns[OBS_STATE],
+        action=columns[ACTION],
+        task_index=np.asarray(table["task_index"][:]).astype(np.int64),
+        tasks=tuple(dataset.meta.tasks.sort_values("task_index").index),
+        start=start,
+        length=length,
+    )
+
+
+def _check_features(dataset: Any, robot: RobotSpec, root: Path) -> None:
+    features = dataset.meta.features
+    for key in (OBS_STATE, ACTION):
+        if key not in features:
+            raise DatasetError(f"dataset {root} has no column '{key}'; it has {', '.join(sorted(features))}.")
+        names = features[key].get("names")
+        names = names.get("motors", names) if isinstance(names, dict) else names
+        if tuple(features[key]["shape"]) != (robot.action_dim,) or (names and tuple(names) != robot.action_names):
+            raise DatasetError(
+                f"dataset {root} column '{key}' holds {names or features[key]['shape']} but robot '{robot.name}' has "
+                f"{', '.join(robot.action_names)}: choose the robot it was recorded with (--robot)."
+            )
+    for camera in robot.cameras:
+        if image_key(camera.name) not in dataset.meta.video_keys:
+            raise DatasetError(
+                f"dataset {root} has no video '{image_key(camera.name)}' for camera '{camera.name}' of robot "
+                f"'{robot.name}'; its videos: {', '.join(dataset.meta.video_keys) or 'none'}."
+            )
+    if abs(dataset.fps - robot.control_rate_hz) > 1e-6:
+        raise DatasetError(
+            f"dataset {root} was recorded at {dataset.fps} Hz but robot '{robot.name}' is controlled at "
+            f"{robot.control_rate_hz} Hz: a chunk would play at the wrong speed. Use a robot file with that rate."
+        )
+
+
+def _check_finite(values: np.ndarray, episode: np.ndarray, key: str, robot: RobotSpec, root: Path) -> None:
+    broken = np.argwhere(~np.isfinite(values))
+    if len(broken):
+        frame, column = broken[0]
+        raise DatasetError(
+            f"dataset {root} holds {values[frame, column]} in column '{key}', '{robot.action_names[column]}', episode "
+            f"{episode[frame]} (frame {frame}; {len(broken)} such values in all): training on it would ruin the model. "
+            "Delete that episode with lerobot's dataset tools, or record it again."
+        )
+
+
+def _decoded_frames(
+    dataset: Any,
+    robot: RobotSpec,
+    image_size_px: tuple[int, int],
+    index: tuple[np.ndarray, np.ndarray, np.ndarray],
+    cache: Path,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    start, length, seconds = index
+    shape = (int(length.sum()), len(robot.cameras), *image_size_px, 3)
+    if cache.is_file() and cache.stat().st_size == int(np.prod(shape)):
+        return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(".partial")
+    frames = np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape)
+    for episode, (first, count) in enumerate(zip(start, length, strict=True)):
+        for k, camera in enumerate(robot.cameras):
+            images = _decode(dataset, episode, image_key(camera.name), seconds[first : first + count])
+            frames[first : first + count, k] = np.stack([resize_image(image, image_size_px) for image in images])
+        if progress is not None:
+            progress(episode + 1, len(length))
+    frames.flush()
+    partial.replace(cache)
+    return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)
+
+
+def _decode(dataset: Any, episode: int, key: str, seconds: np.ndarray) -> np.ndarray:
+    """Decodes one camera of one episode: (frames, height, width, 3) uint8."""
+    from lerobot.datasets.video_utils import decode_video_frames
+
+    path = dataset.root / dataset.meta.get_video_file_path(episode, key)
+    offset = dataset.meta.episodes[episode][f"videos/{key}/from_timestamp"]
+    try:
+        chw = decode_video_frames(path, (seconds + offset).tolist(), dataset.tolerance_s, "pyav", return_uint8=True)
+    except Exception as error:
+        raise DatasetError(
+            f"video '{key}' of episode {episode} cannot be decoded ({type(error).__name__}: {error}): {path} is missing or "
+            "cut short. Copy the dataset again, or collect it again."
+        ) from error
+    return chw.permute(0, 2, 3, 1).numpy()

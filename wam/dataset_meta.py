@@ -1,0 +1,148 @@
+"""``meta/wam.json``: what LeRobot's own metadata does not say about a recorded dataset; torch-free.
+
+LeRobotDataset v3 knows features, frames and tasks. Beside it we keep the robot it was recorded on, the seed and outcome
+of every episode, the settings that produced it and the versions of the software. A dataset without this file (recorded
+by another tool) is still a LeRobot dataset; one with it can be reproduced and compared.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wam.errors import DatasetError, RobotSpecError
+from wam.robot import RobotSpec
+
+__all__ = ["DatasetMeta", "EpisodeMeta", "meta_path", "read_meta", "robot_differences", "write_meta"]
+
+FORMAT = 1
+STAMP = "stamp"  # dataset key of robot time [s]; without LeRobot's "observation." prefix, so no policy reads it as state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeMeta:
+    """One episode of the dataset, in the dataset's order."""
+
+    seed: int  # everything random of the episode was drawn from it
+    success: bool  # whether the task was solved at the end
+    steps: int  # control steps, equal to the episode's frames
+    noise: float  # std of the joint noise on executed actions [rad]; 0 is a clean episode
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetMeta:
+    """Contents of ``meta/wam.json``."""
+
+    robot: RobotSpec  # the robot it was recorded on
+    task: str  # name of the task ("lift"); the instruction of each frame is LeRobot's task string
+    episodes: tuple[EpisodeMeta, ...]  # in the order of LeRobot's episode_index
+    failed_seeds: tuple[int, ...] = ()  # seeds that were tried and left out because the expert failed
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what the recording command was asked for
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the packages that shaped the data
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain lists, strings and numbers, the exact inverse of ``from_dict``."""
+        return {
+            "format": FORMAT,
+            "robot": self.robot.to_dict(),
+            "robot_fingerprint": self.robot.fingerprint(),
+            "task": self.task,
+            "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
+            "failed_seeds": list(self.failed_seeds),
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, *, source: str = "wam.json") -> "DatasetMeta":
+        """Builds and validates the metadata from plain data.
+
+        Args:
+            data: Contents of the JSON file.
+            source: Where the data came from, for error messages.
+
+        Raises:
+            DatasetError: Another format, a missing field or a value of the wrong type.
+        """
+        if not isinstance(data, Mapping):
+            raise DatasetError(f"{source} must be a JSON object but is {type(data).__name__}: record the dataset again.")
+        if data.get("format") != FORMAT:
+            raise DatasetError(
+                f"{source} has format {data.get('format')!r} but this version reads format {FORMAT}: "
+                "record the dataset again, or use the version that wrote it."
+            )
+        missing = [key for key in ("robot", "task", "episodes") if key not in data]
+        if missing:
+            raise DatasetError(f"{source}: field '{missing[0]}' is missing; record the dataset again.")
+        try:
+            return cls(
+                robot=RobotSpec.from_dict(data["robot"], source=source),
+                task=str(data["task"]),
+                episodes=tuple(EpisodeMeta(**episode) for episode in data["episodes"]),
+                failed_seeds=tuple(int(seed) for seed in data.get("failed_seeds", ())),
+                settings=dict(data.get("settings", {})),
+                versions=dict(data.get("versions", {})),
+            )
+        except (TypeError, ValueError, RobotSpecError) as error:
+            raise DatasetError(f"{source} is malformed: {error}; record the dataset again.") from error
+
+
+def meta_path(root: Path) -> Path:
+    """Returns where a dataset keeps this file."""
+    return root / "meta" / "wam.json"
+
+
+def write_meta(root: Path, meta: DatasetMeta) -> None:
+    """Writes ``meta/wam.json`` in one step: a reader sees the old file or the new one, never half of it."""
+    path = meta_path(root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(meta.to_dict(), indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def read_meta(root: Path) -> DatasetMeta | None:
+    """Reads ``meta/wam.json``; None when the dataset was recorded by another tool and has none.
+
+    Raises:
+        DatasetError: The file is not JSON or not ours.
+    """
+    path = meta_path(root)
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is not valid JSON ({error}): it was truncated; record the dataset again.") from error
+    return DatasetMeta.from_dict(data, source=str(path))
+
+
+def robot_differences(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
+    """Says in words how two robots differ where recorded data would be misread.
+
+    Topics, frames and limits may change without harm, so they are only logged; names, order, cameras and the control
+    rate decide what a column or a frame means.
+
+    Returns:
+        One phrase per difference; empty when the data fits.
+    """
+    pairs = {
+        "name": (recorded.name, wanted.name),
+        "joints and gripper": (recorded.action_names, wanted.action_names),
+        "cameras": (_camera_sizes(recorded), _camera_sizes(wanted)),
+        "control rate [Hz]": (recorded.control_rate_hz, wanted.control_rate_hz),
+    }
+    differences = [f"{what}: {was} recorded, {now} wanted" for what, (was, now) in pairs.items() if was != now]
+    if not differences and recorded.fingerprint() != wanted.fingerprint():
+        logger.warning("robot '%s' changed limits, topics or frames since this dataset was recorded.", wanted.name)
+    return differences
+
+
+def _camera_sizes(robot: RobotSpec) -> tuple[str, ...]:
+    return tuple(f"{camera.name} {camera.width_px}x{camera.height_px}" for camera in robot.cameras)

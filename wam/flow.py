@@ -1,0 +1,92 @@
+"""Flow matching, one convention everywhere.
+
+``sigma`` lies in [0, 1]: 1 is noise, 0 is data. ``x_sigma = (1 − sigma)·x + sigma·noise``; ``velocity = noise − x``;
+sampling steps sigma from 1 down to 0 with Euler, ``x ← x + velocity·(sigma_next − sigma)``; the network's timestep is
+1000·sigma. Wan, Fast-WAM, DreamZero and diffusers agree on all of it. ``t`` is robot time and never flow time.
+
+Source: Lipman et al., Flow Matching (arXiv 2210.02747), with the rectified-flow path; shift: Esser et al. (arXiv
+2403.03206), equation 23; loss weight: Fast-WAM (arXiv 2603.16666).
+
+Shape legend: B batch, ... any trailing shape.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = [
+    "TIMESTEP_SCALE",
+    "add_noise",
+    "bell_weight",
+    "euler_step",
+    "shift_sigma",
+    "sigma_schedule",
+    "velocity_from_x",
+    "velocity_target",
+]
+
+TIMESTEP_SCALE = 1000.0
+SMALLEST_SIGMA = 1e-4  # x-prediction divides by sigma; schedules never evaluate the network below this
+
+
+def shift_sigma[T: (float, Tensor)](u: T, shift: float) -> T:
+    """Maps uniform u in [0, 1] to sigma = S·u / (1 + (S − 1)·u); S > 1 spends more time near noise."""
+    return shift * u / (1.0 + (shift - 1.0) * u)
+
+
+def sigma_schedule(n_steps: int, shift: float) -> list[float]:
+    """Returns n_steps + 1 sigmas from 1 down to 0, shifted.
+
+    Raises:
+        ValueError: n_steps is below 1 or shift is not positive.
+    """
+    if n_steps < 1 or shift <= 0:
+        raise ValueError(f"sigma schedule needs n_steps >= 1 and shift > 0, but got {n_steps} and {shift}.")
+    return [shift_sigma(1.0 - i / n_steps, shift) for i in range(n_steps + 1)]
+
+
+def add_noise(
+    x: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
+) -> Float[Tensor, "B ..."]:
+    """Returns x_sigma = (1 − sigma)·x + sigma·noise, sigma per sample."""
+    level = _expand(sigma, x)
+    return (1.0 - level) * x + level * noise
+
+
+def velocity_target(x: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+    """Returns velocity = noise − x, the derivative of x_sigma with respect to sigma."""
+    return noise - x
+
+
+def velocity_from_x(
+    x_sigma: Float[Tensor, "B ..."], x_clean: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
+) -> Float[Tensor, "B ..."]:
+    """Velocity implied by a prediction of the clean x: from x_sigma = x + sigma·velocity."""
+    return (x_sigma - x_clean) / _expand(sigma, x_sigma).clamp_min(SMALLEST_SIGMA)
+
+
+def euler_step(
+    x_sigma: Float[Tensor, "B ..."],
+    velocity: Float[Tensor, "B ..."],
+    sigma: Float[Tensor, " B"],
+    sigma_next: Float[Tensor, " B"],
+) -> Float[Tensor, "B ..."]:
+    """Returns x at sigma_next: exact for a constant velocity field."""
+    return x_sigma + velocity * _expand(sigma_next - sigma, x_sigma)
+
+
+def bell_weight(sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Loss weight ∝ exp(−2((T − 500)/1000)²) minus its minimum, mean 1 over a uniform schedule; T = 1000·sigma.
+
+    It vanishes at sigma 0 and 1. A one-step sampler evaluates at sigma 1, so few-step training needs another weight.
+    """
+    # Mean of exp(−2(s − 1/2)²) over [0, 1] is sqrt(pi/2)·erf(1/sqrt(2)); its minimum, at both ends, is exp(−1/2).
+    lowest = math.exp(-0.5)
+    mean = math.sqrt(math.pi / 2.0) * math.erf(1.0 / math.sqrt(2.0))
+    return (torch.exp(-2.0 * (sigma - 0.5) ** 2) - lowest) / (mean - lowest)
+
+
+def _expand(sigma: Tensor, like: Tensor) -> Tensor:
+    return sigma.reshape(-1, *([1] * (like.ndim - 1)))  # (B, 1, ..., 1)

@@ -1,0 +1,242 @@
+"""RobotSpec: the one place a robot is described, ``config/robots/<name>.yaml`` as a frozen dataclass.
+
+Simulation, recording, training, safety and nodes all read it, so a new arm is one file. Units are SI and radians; the
+gripper is an opening in [0, 1], 0 closed. Unknown fields are refused, so a typo cannot silently fall back to a default.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from wam.errors import RobotSpecError, unknown_name
+
+__all__ = ["CameraSpec", "JointSpec", "RobotSpec", "load_robot", "robot_names"]
+
+COMMAND_INTERFACES = ("forward", "trajectory")
+ROBOT_DIR_VARIABLE = "WAM_ROBOT_DIR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSpec:
+    """One joint, or the gripper, with its limits."""
+
+    name: str  # as in /joint_states and in the MJCF or URDF
+    position: tuple[float, float]  # lowest and highest position [rad]; gripper opening [0, 1]
+    max_velocity: float  # [rad/s]; gripper [1/s]
+    max_acceleration: float  # [rad/s^2]; gripper [1/s^2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSpec:
+    """One camera stream."""
+
+    name: str  # becomes observation.images.<name>
+    width_px: int  # image width [px]
+    height_px: int  # image height [px]
+    rate_hz: float  # frames per second
+    frame_id: str  # ROS frame of the optical centre
+    topic: str  # ROS topic of the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotSpec:
+    """A robot: joints in command order, gripper, cameras, rates and interfaces."""
+
+    name: str  # equal to the file's name
+    joints: tuple[JointSpec, ...]  # in the order of every proprio and action vector
+    gripper: JointSpec | None = None  # last entry of proprio and action vectors, when there is one
+    cameras: tuple[CameraSpec, ...]  # in the order the model sees them
+    control_rate_hz: float  # rate of actions [Hz]
+    state_topic: str = "/joint_states"  # ROS topic of measured joint positions
+    command_topic: str = "/command"  # ROS topic the guard commands on
+    command_interface: str = "forward"  # "forward" (Float64MultiArray) or "trajectory" (JointTrajectory)
+
+    @property
+    def control_dt(self) -> float:
+        """Time between two actions [s]."""
+        return 1.0 / self.control_rate_hz
+
+    @property
+    def axes(self) -> tuple[JointSpec, ...]:
+        """Joints and, last, the gripper: one entry per action dimension."""
+        return self.joints if self.gripper is None else (*self.joints, self.gripper)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the action and proprio dimensions, in order."""
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def action_dim(self) -> int:
+        """Width A of proprio and action vectors."""
+        return len(self.axes)
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Camera names in model order."""
+        return tuple(camera.name for camera in self.cameras)
+
+    @property
+    def lower(self) -> np.ndarray:
+        """(A,) float32 lowest positions [rad, gripper opening]."""
+        return np.array([axis.position[0] for axis in self.axes], dtype=np.float32)
+
+    @property
+    def upper(self) -> np.ndarray:
+        """(A,) float32 highest positions [rad, gripper opening]."""
+        return np.array([axis.position[1] for axis in self.axes], dtype=np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain lists, strings and numbers, the exact inverse of ``from_dict``."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON: what a dataset, checkpoint or bundle was made for."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "robot description") -> "RobotSpec":
+        """Builds and validates a robot from plain data.
+
+        Args:
+            data: Fields as in the YAML file.
+            source: Where the data came from, for error messages.
+
+        Raises:
+            RobotSpecError: A field is unknown, missing, of the wrong type or contradicts another one.
+        """
+        fields = dict(_checked_fields(cls, data, source))
+        fields["joints"] = tuple(
+            _joint(item, f"{source}: joints[{i}]") for i, item in enumerate(_list(fields, "joints", source))
+        )
+        fields["cameras"] = tuple(
+            _camera(item, f"{source}: cameras[{i}]") for i, item in enumerate(_list(fields, "cameras", source))
+        )
+        if fields.get("gripper") is not None:
+            fields["gripper"] = _joint(fields["gripper"], f"{source}: gripper")
+        fields["control_rate_hz"] = _number(fields["control_rate_hz"], f"{source}: control_rate_hz", positive=True)
+        robot = cls(**fields)
+        _check_robot(robot, source)
+        return robot
+
+
+def robot_names() -> tuple[str, ...]:
+    """Names of the robots that ship with the package or lie in ``$WAM_ROBOT_DIR``."""
+    return tuple(sorted({path.stem for folder in _robot_folders() for path in folder.glob("*.yaml")}))
+
+
+def load_robot(name_or_path: str | Path) -> RobotSpec:
+    """Reads a robot file by name or by path.
+
+    Args:
+        name_or_path: A name from ``robot_names()`` or the path of a ``.yaml`` file.
+
+    Raises:
+        RobotSpecError: No such robot, or the file is not a valid robot description.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        found = [folder / f"{name_or_path}.yaml" for folder in _robot_folders()]
+        path = next((candidate for candidate in found if candidate.is_file()), path)
+    if not path.is_file():
+        fix = f"Or give the path of a robot file, or set {ROBOT_DIR_VARIABLE} to a folder of them."
+        raise RobotSpecError(unknown_name("robot", name_or_path, robot_names(), fix=fix))
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RobotSpecError(f"robot file {path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise RobotSpecError(f"robot file {path} must be a mapping of fields, but holds {type(data).__name__}.")
+    robot = RobotSpec.from_dict(data, source=str(path))
+    if robot.name != path.stem:
+        raise RobotSpecError(f"robot file {path} says name '{robot.name}': the file must be called {robot.name}.yaml.")
+    return robot
+
+
+def _robot_folders() -> list[Path]:
+    root = Path(__file__).resolve().parent.parent
+    installed = Path(os.environ.get("AMENT_PREFIX_PATH", "/nonexistent").split(os.pathsep)[0])
+    folders = [root / "config/robots", installed / "share/world_action_model/config/robots"]
+    own = os.environ.get(ROBOT_DIR_VARIABLE)
+    return [folder for folder in ([Path(own)] if own else []) + folders if folder.is_dir()]
+
+
+def _checked_fields(cls: type, data: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise RobotSpecError(f"{where} must be a mapping of fields, but is {data!r}.")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in data:
+        if key not in fields:
+            raise RobotSpecError(f"{where}: " + unknown_name("field", key, fields))
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in data:
+            raise RobotSpecError(f"{where}: field '{name}' is missing; fields: {', '.join(fields)}.")
+        if field.type is str and name in data and not (isinstance(data[name], str) and data[name].strip()):
+            raise RobotSpecError(f"{where}: field '{name}' is {data[name]!r} but must be a non-empty string.")
+    return data
+
+
+def _list(fields: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    value = fields[name]
+    if not isinstance(value, list | tuple):
+        raise RobotSpecError(f"{where}: field '{name}' is {value!r} but must be a list.")
+    return list(value)
+
+
+def _number(value: Any, where: str, *, positive: bool = False) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or (positive and value <= 0):
+        kind = "a positive finite number" if positive else "a finite number"
+        raise RobotSpecError(f"{where} is {value!r} but must be {kind}.")
+    return float(value)
+
+
+def _joint(data: Any, where: str) -> JointSpec:
+    fields = dict(_checked_fields(JointSpec, data, where))
+    span = fields["position"]
+    if not isinstance(span, list | tuple) or len(span) != 2:
+        raise RobotSpecError(f"{where}: position is {span!r} but must be [lowest, highest].")
+    low, high = (_number(value, f"{where}: position") for value in span)
+    if low >= high:
+        raise RobotSpecError(f"{where}: position is [{low}, {high}] but the lowest must be below the highest.")
+    fields["position"] = (low, high)
+    for name in ("max_velocity", "max_acceleration"):
+        fields[name] = _number(fields[name], f"{where}: {name}", positive=True)
+    return JointSpec(**fields)
+
+
+def _camera(data: Any, where: str) -> CameraSpec:
+    fields = dict(_checked_fields(CameraSpec, data, where))
+    for name in ("width_px", "height_px"):
+        value = fields[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise RobotSpecError(f"{where}: {name} is {value!r} but must be a positive whole number of pixels.")
+    fields["rate_hz"] = _number(fields["rate_hz"], f"{where}: rate_hz", positive=True)
+    return CameraSpec(**fields)
+
+
+def _check_robot(robot: RobotSpec, where: str) -> None:
+    if not robot.joints or not robot.cameras:
+        raise RobotSpecError(f"{where}: a robot needs at least one joint and one camera.")
+    for kind, names in (("joint or gripper", robot.action_names), ("camera", robot.camera_names)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise RobotSpecError(f"{where}: {kind} names must be unique, but {', '.join(twice)} occurs twice.")
+    if robot.gripper is not None and robot.gripper.position != (0.0, 1.0):
+        raise RobotSpecError(
+            f"{where}: gripper position is {list(robot.gripper.position)} but the gripper is an opening in [0, 1] "
+            "(0 closed): map the device's range to it in the arm driver."
+        )
+    if robot.command_interface not in COMMAND_INTERFACES:
+        raise RobotSpecError(
+            f"{where}: " + unknown_name("command_interface", robot.command_interface, COMMAND_INTERFACES)
+        )

@@ -1,0 +1,85 @@
+"""What changes while a model trains, and how it goes to disk and comes back unchanged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from wam.checkpoint import find_checkpoint, load_training_state, save_checkpoint
+from wam.errors import CheckpointError
+from wam.model import WorldActionModel
+from wam.train_config import TrainConfig
+from wam.training_data import TrainingData
+
+__all__ = ["RunState", "save_run", "start_run"]
+
+BETAS = (0.9, 0.95)  # of AdamW: the shorter second moment suits runs of a few thousand steps
+
+
+@dataclass
+class RunState:
+    """Weights, their moving average, optimiser moments and the number of steps done."""
+
+    model: WorldActionModel
+    averaged: AveragedModel
+    optimizer: torch.optim.Optimizer
+    step: int
+
+
+def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> RunState:
+    """Makes a fresh model, or takes up the newest checkpoint in the run folder.
+
+    Raises:
+        ConfigError: The run folder holds a run with other settings.
+        CheckpointError: Its checkpoint cannot be read.
+    """
+    torch.manual_seed(config.seed)
+    model = WorldActionModel(data.model_config)
+    try:
+        found = find_checkpoint(config.out)
+    except CheckpointError:
+        found = None
+        model.tokenizer.fit(torch.from_numpy(data.tokenizer_images()))
+    model.to(device)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=config.weight_decay
+    )
+    run = RunState(model, averaged, optimizer, 0)
+    if found is not None:
+        _resume(config, run, found)
+    return run
+
+
+def save_run(config: TrainConfig, data: TrainingData, run: RunState) -> Path:
+    """Writes a checkpoint from which both inference and training can go on."""
+    training = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+    for index, state in run.optimizer.state_dict()["state"].items():
+        training |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    return save_checkpoint(
+        config.out,
+        run.step,
+        averaged=run.averaged.module.state_dict(),
+        training=training,
+        config=data.model_config,
+        transforms=data.transforms,
+        robot=data.robot,
+        meta={"training": config.to_dict()},
+    )
+
+
+def _resume(config: TrainConfig, run: RunState, found: Path) -> None:
+    averaged, training, meta = load_training_state(found)
+    config.check_same_run(meta["training"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in training.items():
+        if name.startswith("optimizer."):
+            _, index, entry = name.split(".", 2)
+            moments.setdefault(int(index), {})[entry] = value
+    run.model.load_state_dict({n.removeprefix("model."): v for n, v in training.items() if n.startswith("model.")})
+    run.averaged.module.load_state_dict(averaged)
+    run.averaged.n_averaged.fill_(meta["step"])
+    run.optimizer.load_state_dict({"state": moments, "param_groups": run.optimizer.state_dict()["param_groups"]})
+    run.step = meta["step"]

@@ -1,0 +1,76 @@
+"""Samplers: noise → action chunk, noise → imagined frame.
+
+Euler steps over a shifted schedule (``wam.flow``). Noise is always passed in, so that a seed decides the outcome and the
+same noise can be given to two backends.
+
+Shape legend: B batch, K cameras, H chunk, A action width, N tokens, Z values of a video token.
+"""
+
+import itertools
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from wam.flow import euler_step, sigma_schedule
+from wam.model import ContextCache, PromptCache, WorldActionModel
+
+__all__ = ["imagine_frame", "sample_actions", "sample_video"]
+
+
+def sample_actions(
+    model: WorldActionModel, context: ContextCache, noise: Float[Tensor, "B H A"], n_steps: int
+) -> Float[Tensor, "B H A"]:
+    """Denoises an action chunk in the fast question.
+
+    Args:
+        model: The network.
+        context: Cached observation.
+        noise: Standard normal noise.
+        n_steps: Network evaluations.
+
+    Returns:
+        Normalised clean chunk.
+    """
+    actions = noise
+    sigmas = sigma_schedule(n_steps, model.config.action_shift)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        levels = noise.new_tensor([sigma, sigma_next])[:, None].expand(-1, noise.shape[0])  # (2, B)
+        actions = model.denoise_step(actions, levels[0], levels[1], context)
+    return actions
+
+
+def sample_video(
+    model: WorldActionModel,
+    context: ContextCache,
+    video_cross_kv: Tensor,
+    noise: Float[Tensor, "B N Z"],
+    n_steps: int,
+) -> Float[Tensor, "B N Z"]:
+    """Denoises the video tokens ``future_offset`` control steps ahead, isolated from actions."""
+    video = noise
+    sigmas = sigma_schedule(n_steps, model.config.video_shift)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        levels = noise.new_tensor([sigma, sigma_next])[:, None].expand(-1, noise.shape[0])  # (2, B)
+        velocity = model.video_velocity(video, levels[0], context, video_cross_kv)
+        video = euler_step(video, velocity, levels[0], levels[1])
+    return video
+
+
+@torch.no_grad()
+def imagine_frame(
+    model: WorldActionModel,
+    images: UInt8[Tensor, "B K height width 3"],
+    proprio: Float[Tensor, "B A"],
+    prompt: PromptCache,
+    *,
+    n_steps: int = 10,
+    seed: int = 0,
+) -> UInt8[Tensor, "B K height width 3"]:
+    """What the model expects every camera to see ``future_offset`` control steps from now."""
+    tokens = model.tokenizer.encode(images)
+    cross = model.cross_kv(proprio, prompt)
+    context = model.encode_context_tokens(tokens, cross)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+    return model.tokenizer.decode(sample_video(model, context, cross["video"], noise, n_steps))

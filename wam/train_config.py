@@ -1,0 +1,83 @@
+"""What ``wam train`` can be told: one frozen dataclass, which is the command line and is saved with every checkpoint."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wam.errors import ConfigError, unknown_name
+from wam.losses import LossConfig
+from wam.normalise import MODES
+from wam.transforms import ACTION_SPACES
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a world-action model on a LeRobot dataset. The same command goes on after an interruption."""
+
+    dataset: Path  # folder of a LeRobot v3 dataset (`wam collect` makes one)
+    out: Path  # run folder: checkpoints/, metrics.jsonl, tensorboard/
+    robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
+    preset: str = "tiny"  # model preset
+    steps: int = 1500  # optimiser steps
+    batch_size: int = 32  # observations per step
+    learning_rate: float = 3e-3  # peak of the cosine schedule; 1e-3 was clearly worse on this size
+    warmup_steps: int = 50  # steps of linear warm-up
+    weight_decay: float = 0.01  # AdamW
+    clip_norm: float = 1.0  # gradient norm is clipped to this
+    ema_decay: float = 0.995  # decay of the averaged weights, about the last 200 steps
+    loss: LossConfig = field(default_factory=LossConfig)  # losses; --loss.video-weight 0 trains without video
+    action_space: str = "absolute"  # absolute joint targets, or relative to the proprio of the observation
+    normalisation: str = "mean_std"  # of proprio and actions: mean_std or quantile (1st and 99th percentile)
+    action_prediction: str = "x"  # the action expert predicts the clean chunk (x) or the velocity
+    start_share: float = 0.4  # share of a batch from the first steps of an episode, where directions are decided
+    start_steps: int = 8  # how many steps count as first
+    idle_keep: int = 3  # frames kept of the tail where nothing moves, so that holding is learned but not overlearned
+    validation_share: float = 0.05  # share of the episodes that is never trained on
+    validate_every: int = 250  # steps between validations
+    save_every: int = 250  # steps between checkpoints
+    seed: int = 0  # of weights, batches and noise
+    device: str = "auto"  # cpu, cuda, or auto: cuda where there is one
+    threads: int = 0  # CPU threads; 0: all cores
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
+        if self.action_space not in ACTION_SPACES:
+            raise ConfigError(unknown_name("action space", self.action_space, ACTION_SPACES))
+        if self.normalisation not in MODES:
+            raise ConfigError(unknown_name("normalisation", self.normalisation, MODES))
+        for name in ("start_share", "validation_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)} but must lie in [0, 1).")
+        if self.learning_rate <= 0 or not 0 < self.ema_decay < 1:
+            raise ConfigError(
+                f"learning_rate {self.learning_rate} must be positive and ema_decay {self.ema_decay} lie in (0, 1)."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON data."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+
+    def check_same_run(self, earlier: dict[str, Any]) -> None:
+        """Refuses to continue a run that was started with other settings.
+
+        Raises:
+            ConfigError: Names every option that differs, except those that do not change the result.
+        """
+        free = {"out", "threads", "device", "save_every", "validate_every"}
+        mine = self.to_dict()
+        changed = [
+            f"{name} was {earlier.get(name)!r}, now {value!r}"
+            for name, value in mine.items()
+            if name not in free and earlier.get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.out} holds a run with other settings ({'; '.join(changed)}): give the same settings to go on, or "
+                "another --out to start anew."
+            )

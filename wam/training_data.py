@@ -1,0 +1,126 @@
+"""From a dataset folder to everything a training loop reads: episodes, transforms, samplers."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from wam.batches import FrameSampler
+from wam.config import ModelConfig, preset
+from wam.dataset import Episodes, load_episodes
+from wam.errors import DatasetError
+from wam.normalise import Normaliser
+from wam.robot import RobotSpec, load_robot
+from wam.train_config import TrainConfig
+from wam.transforms import Transforms
+
+__all__ = ["TrainingData", "prepare"]
+
+TOKENIZER_FRAMES = 512  # frames the tokenizer is fitted to: some 100 000 patches, one second
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """All a run reads and never changes."""
+
+    robot: RobotSpec
+    model_config: ModelConfig
+    episodes: Episodes
+    transforms: Transforms
+    training: FrameSampler
+    validation: FrameSampler
+    seed: int
+
+    def tokenizer_images(self) -> np.ndarray:
+        """(M', K, height, width, 3) uint8 images spread over the training episodes."""
+        return self.episodes.frames[self.training.spread(TOKENIZER_FRAMES)]
+
+
+def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = None) -> TrainingData:
+    """Reads the dataset, splits it by episode and fits the transforms to the training part.
+
+    Args:
+        config: The run.
+        progress: Called with (episodes decoded, episodes in all).
+
+    Raises:
+        DatasetError: The dataset is missing, damaged, too small or does not fit the robot.
+        RobotSpecError: Unknown robot.
+        ConfigError: Unknown preset.
+    """
+    robot = _robot(config)
+    model_config = dataclasses.replace(preset(config.preset, robot), action_prediction=config.action_prediction)
+    height, width = model_config.image_size_px
+    episodes = load_episodes(
+        config.dataset,
+        robot,
+        model_config.image_size_px,
+        cache=config.out / "cache" / f"frames_{height}x{width}.u8",
+        progress=progress,
+    )
+    training, held_out = _split(len(episodes.length), config)
+    return TrainingData(
+        robot=robot,
+        model_config=model_config,
+        episodes=episodes,
+        transforms=_fit_transforms(config, model_config, episodes, training, robot),
+        training=_sampler(config, episodes, training),
+        validation=_sampler(config, episodes, held_out),
+        seed=config.seed,
+    )
+
+
+def _robot(config: TrainConfig) -> RobotSpec:
+    if config.robot:
+        return load_robot(config.robot)
+    described = config.dataset / "meta" / "wam.json"
+    if not (config.dataset / "meta" / "info.json").is_file():
+        raise DatasetError(
+            f"no LeRobot dataset at {config.dataset} (meta/info.json is missing): record one with `wam collect --out "
+            f"{config.dataset}`, or give the folder that holds meta/, data/ and videos/."
+        )
+    if not described.is_file():
+        raise DatasetError(
+            f"dataset {config.dataset} does not say which robot it is of (meta/wam.json is missing, so it was not "
+            "recorded by this project): name the robot file with --robot."
+        )
+    return RobotSpec.from_dict(json.loads(described.read_text())["robot"], source=f"{described}: robot")
+
+
+def _split(count: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+    if count < 2:
+        raise DatasetError(
+            f"dataset {config.dataset} has {count} episode(s): training and validation need one each; record more."
+        )
+    order = np.random.default_rng(config.seed).permutation(count)
+    held_out = min(count - 1, max(1, round(count * config.validation_share)))
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _fit_transforms(
+    config: TrainConfig, model_config: ModelConfig, episodes: Episodes, chosen: np.ndarray, robot: RobotSpec
+) -> Transforms:
+    frames = np.flatnonzero(np.isin(episodes.episode_of_frame, chosen))
+    proprio = Normaliser.fit(episodes.proprio[frames], config.normalisation)
+    bare = Transforms(
+        image_size_px=model_config.image_size_px,
+        proprio=proprio,
+        action=proprio,
+        action_space=config.action_space,
+        gripper=robot.gripper is not None,
+    )
+    chunks = bare.relative_to(episodes.chunks(frames, model_config.chunk_length)[0], episodes.proprio[frames])
+    return dataclasses.replace(bare, action=Normaliser.fit(chunks, config.normalisation))
+
+
+def _sampler(config: TrainConfig, episodes: Episodes, chosen: np.ndarray) -> FrameSampler:
+    return FrameSampler(
+        episodes,
+        chosen,
+        seed=config.seed,
+        start_share=config.start_share,
+        start_steps=config.start_steps,
+        idle_keep=config.idle_keep,
+    )

@@ -1,0 +1,44 @@
+"""Held-out measures of a model: sampled action error and the training losses on frames never trained on.
+
+Shape legend: B batch, H chunk, A action width.
+"""
+
+import numpy as np
+import torch
+
+from wam.batches import Batch
+from wam.losses import LossConfig, training_losses
+from wam.model import WorldActionModel
+from wam.sampling import sample_actions
+from wam.transforms import Transforms
+
+__all__ = ["validate"]
+
+VALIDATION_STEPS = 4  # denoising steps, the run-time default
+VALIDATION_SEED = 7  # of the noise; fixed, so validations of one run can be compared
+
+
+@torch.no_grad()
+def validate(model: WorldActionModel, batch: Batch, loss: LossConfig, transforms: Transforms) -> dict[str, float]:
+    """Measures a model on one fixed batch.
+
+    Returns:
+        ``val_loss``, ``val_action``, ``val_video``: the training losses; ``val_chunk_error``: mean absolute error of a
+        sampled chunk, normalised; ``val_joint_error_rad``: the same over the joints [rad], without the gripper.
+    """
+    device = next(model.parameters()).device
+    batch = batch.to(device)
+    losses = training_losses(model, batch, loss, torch.Generator().manual_seed(VALIDATION_SEED))
+    cross = model.cross_kv(batch.proprio, model.encode_prompt(batch.token_ids))
+    context = model.encode_context_tokens(model.tokenizer.encode(batch.images), cross)
+    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    noise = torch.randn(batch.actions.shape, generator=generator).to(device)
+    sampled = sample_actions(model, context, noise, VALIDATION_STEPS)
+    error = (sampled - batch.actions).abs().cpu().numpy()  # (B, H, A)
+    keep = (~batch.action_is_pad).cpu().numpy()
+    joints = slice(None, -1) if transforms.gripper else slice(None)
+    in_units = error * np.asarray(transforms.action.scale, dtype=np.float32)
+    return {f"val_{name}": float(value) for name, value in losses.items()} | {
+        "val_chunk_error": float(error[keep].mean()),
+        "val_joint_error_rad": float(in_units[keep][:, joints].mean()),
+    }

@@ -24,8 +24,23 @@ BASE = [
 ]
 
 # lerobot is exact because its dataset format is one of our contracts; mujoco because pixels and contacts are compared.
-SIM = ["av>=15.0", "gymnasium>=1.1", "jinja2>=3.1", "matplotlib>=3.9", "mujoco==3.8.1", "scipy>=1.14"]
-TRAIN = ["jaxtyping>=0.3", "lerobot[dataset]==0.6.1", "tensorboard>=2.18", "torch>=2.7"]
+SIM = [
+    "av>=15.0",
+    "gymnasium>=1.1",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "mujoco==3.8.1",
+    "pillow>=10.0",
+    "scipy>=1.14",
+]
+TRAIN = [
+    "datasets>=4.8",
+    "jaxtyping>=0.3",
+    "lerobot[dataset]==0.6.1",
+    "pyarrow>=21.0",
+    "tensorboard>=2.18",
+    "torch>=2.7",
+]
 EXPORT = ["onnx>=1.18", "onnxscript>=0.5"]
 
 # Jazzy's Python wheels exist for x86-64 only; a Jetson or a machine with ROS installed uses its own ROS packages.

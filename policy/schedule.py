@@ -80,7 +80,7 @@ class ChunkSchedule:
             raise ScheduleError(unknown_name("schedule mode", mode, MODES))
         if not 1 <= execution_horizon <= chunk_length:
             raise ScheduleError(
-                f"execution_horizon is {execution_horizon} but chunks have {chunk_length} actions: the next chunk can be "
+                f"execution_horizon is {execution_horizon} but chunks have {chunk_length} actions: the next one can be "
                 f"asked for after 1 to {chunk_length} of them."
             )
         if not (math.isfinite(control_dt) and control_dt > 0):

@@ -84,7 +84,8 @@ make_venv() {
   can_make_venv python3 || apt_install python3-venv
   python3 -m venv "$helper"
   "$helper/bin/python" -m pip install --quiet --disable-pip-version-check "$UV_PIN"
-  "$helper/bin/uv" venv --quiet --clear --managed-python --python 3.12 "$VENV"
+  "$helper/bin/uv" venv --quiet --clear --managed-python --python 3.12 "$VENV" ||
+    fail "no Python 3.12 here and none could be fetched: install one, or give its path as PYTHON=/path/to/python3.12"
   "$helper/bin/uv" pip install --quiet --python "$VENV/bin/python" "$UV_PIN"
   rm -rf "$helper"
 }
@@ -132,11 +133,11 @@ fi
 # The locked environment can be brought up to date in place. To and from another torch it starts from an empty folder:
 # an installer takes torch 2.11+cpu for torch 2.11 and would leave it, with its libraries, where it is.
 OTHER_TORCH="$(stamp_line 2)$(stamp_line 3)$BACKEND$WHEEL"
-rm -f "$STAMP"
 if [ -n "${RECREATE:-}$OTHER_TORCH" ] || ! is_python_312 "$VENV/bin/python"; then
   make_venv
 fi
 ensure_uv
+rm -f "$STAMP" # from here on the folder is neither the old environment nor the new one
 say "installing $LOCK${BACKEND:+ with torch for $BACKEND}${WHEEL:+ with $WHEEL}"
 install_locked
 pip install --no-deps --no-build-isolation --editable .

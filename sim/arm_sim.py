@@ -1,8 +1,8 @@
 """ArmSim: one arm, one task, stepped in simulated time.
 
-A command is a setpoint for every axis; the servos follow a straight line from the setpoint in force to the new one over
-``control_dt`` and then hold it, whatever the physics rate. ``command`` and ``advance`` are separate, so that an evaluation
-can let the world move on while a policy still thinks. Everything random comes from the seed of ``reset``.
+A command is a setpoint for every axis; the servos follow a straight line from the setpoint in force to the new one
+over ``control_dt`` and then hold it, whatever the physics rate. ``command`` and ``advance`` are separate, so that an
+evaluation can let the world move on while a policy still thinks. Everything random comes from the seed of ``reset``.
 """
 
 import numpy as np
@@ -22,10 +22,8 @@ __all__ = ["ArmSim", "choose_physics_dt"]
 # Tried in this order; the first multiple of the control rate is taken. 250 Hz (4 ms) is enough for stable grasps.
 PHYSICS_RATES_HZ = (250, 300, 400, 500, 1000)
 _FINGERS = ("left", "right")
-_FATAL_WARNINGS = tuple(
-    int(warning)
-    for warning in (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
-)
+# MuJoCo resets the world when one of these is raised; whatever follows is not the episode that was started.
+_FATAL_WARNINGS = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_{what}")) for what in ("BADQPOS", "BADQVEL", "BADQACC"))
 
 
 def choose_physics_dt(control_rate_hz: float) -> float:
@@ -38,8 +36,8 @@ def choose_physics_dt(control_rate_hz: float) -> float:
         if _whole(rate / control_rate_hz):
             return 1.0 / rate
     raise SimError(
-        f"control rate {control_rate_hz:g} Hz divides none of the physics rates {PHYSICS_RATES_HZ} Hz: choose for example "
-        "10, 20, 25, 30 or 50 Hz, or give physics_dt."
+        f"control rate {control_rate_hz:g} Hz divides none of the physics rates {PHYSICS_RATES_HZ} Hz: choose for "
+        "example 10, 20, 25, 30 or 50 Hz, or give physics_dt."
     )
 
 
@@ -103,13 +101,16 @@ class ArmSim:
     @property
     def finished(self) -> bool:
         """Success has held for ``HOLD_SECONDS`` up to now, checked after every ``advance``."""
-        return self._success_tick is not None and (self._tick - self._success_tick) * self.physics_dt >= HOLD_SECONDS - 1e-9
+        if self._success_tick is None:
+            return False
+        return (self._tick - self._success_tick) * self.physics_dt >= HOLD_SECONDS - 1e-9
 
     def reset(self, seed: int) -> None:
         """Starts a new episode; the same seed gives the same scene and the same pixels."""
         self.layout: Layout = sample_layout(
             np.random.default_rng(seed),
             cubes=self.task.cubes,
+            others=self.task.others or self.task.cubes,
             goal=self.task.goal,
             bin_=self.task.bin,
             distractors=self._distractors,
@@ -261,4 +262,4 @@ class ArmSim:
 
 
 def _whole(number: float) -> bool:
-    return number >= 1e-9 and abs(number - round(number)) < 1e-6 * max(1.0, number) or number == 0
+    return abs(number - round(number)) < 1e-6 * max(1.0, number) and (number == 0 or round(number) >= 1)

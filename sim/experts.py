@@ -1,7 +1,7 @@
 """Scripted experts: what a good demonstrator does next, as a function of the present state only.
 
-Each task has one waypoint function. It has no phases, timers or memory: the branch is read off the state (is the cube
-between the fingers, are they closed), so the same picture always asks for the same motion, a failed grasp starts over by
+Each task has one waypoint function. It has no timers or memory: the branch is read off the state (is the cube between
+the fingers, are they closed), so the same picture always asks for the same motion, a failed grasp starts over by
 itself, and a perturbed arm is led back. That makes imitating it a well-posed problem.
 
 A waypoint becomes an action by one bounded step along the straight line and inverse kinematics.
@@ -22,6 +22,7 @@ from sim.tasks import REACH_OFFSET, SceneState
 __all__ = ["ScriptedExpert", "Waypoint"]
 
 SPEED = 0.15  # tip speed [m/s]: an episode lasts a few seconds and the arm stays far below its limits
+TURN_SHARE = 0.5  # part of each joint's top speed in use; only the wrist ever gets there, when it turns to the cube
 SERVO_LAG = 0.05  # how far the servos trail their setpoint [s]; steps start at the measured pose, so it is added
 NOISE_SECONDS = 0.4  # correlation time of the perturbation [s]: long enough to push the arm off, short against a task
 BURST_SECONDS = 0.5  # mean length of a perturbed stretch [s]
@@ -61,12 +62,12 @@ class ScriptedExpert:
         self._noise = noise
         self._waypoint = WAYPOINTS[sim.task.name]
         self._scratch = mujoco.MjData(sim.model)
-        self._limits = np.array([joint.max_velocity for joint in sim.robot.joints])
+        self._turn_rate = TURN_SHARE * np.array([joint.max_velocity for joint in sim.robot.joints])  # [rad/s]
         self.reset()
 
     def reset(self) -> None:
         """Forgets the perturbation, for a new episode."""
-        self._offset = np.zeros(len(self._limits))
+        self._offset = np.zeros(len(self._turn_rate))
         self._in_burst = False
 
     def act(self) -> np.ndarray:
@@ -78,7 +79,7 @@ class ScriptedExpert:
         measured = sim.data.qpos[sim.arm_dofs].copy()
         self._scratch.qpos[:] = sim.data.qpos
         joints, _ = solve_ik(sim.model, self._scratch, sim.tip_site, sim.arm_dofs, tip, tool_down(waypoint.yaw))
-        step = np.clip(joints - measured, -self._limits * horizon, self._limits * horizon)
+        step = np.clip(joints - measured, -self._turn_rate * horizon, self._turn_rate * horizon)
         action = np.append(measured + step, waypoint.opening)
         return np.clip(action, sim.robot.lower, sim.robot.upper).astype(np.float32)
 
@@ -86,7 +87,8 @@ class ScriptedExpert:
         """Returns the target to execute in place of ``action``: its joints plus bursts of time-correlated noise.
 
         Record what ``act`` returned and execute what this returns. A burst drives the arm where the clean expert would
-        not go, and the labels there lead back (DART, Laskey et al. 2017; ours comes and goes). The gripper is left alone.
+        not go, and the labels there lead back (DART, Laskey et al. 2017; ours comes and goes). The gripper is left
+        alone.
         """
         if self._noise == 0:
             return action

@@ -7,6 +7,8 @@ library physics still works and only opening a renderer fails.
 
 import atexit
 import ctypes
+import functools
+import logging
 import os
 import sys
 import weakref
@@ -14,6 +16,8 @@ import weakref
 from sim.errors import SimError
 
 __all__ = ["GL_BACKEND", "mujoco", "open_renderer"]
+
+_logger = logging.getLogger(__name__)
 
 GL_VARIABLE = "MUJOCO_GL"
 GL_FIX = "install the libraries with: apt-get install -y libegl1 libgl1 libgl1-mesa-dri (or libosmesa6)."
@@ -50,7 +54,13 @@ except (ImportError, RuntimeError, AttributeError) as error:
     raise SimError(f"MuJoCo cannot start with {GL_VARIABLE}={GL_BACKEND}: {error}; {GL_FIX}") from error
 
 
-def open_renderer(model: "mujoco.MjModel", height_px: int, width_px: int) -> "mujoco.Renderer":
+# Left alone, MuJoCo appends to MUJOCO_LOG.TXT in the working folder. ArmSim turns fatal warnings into ``failed``.
+mujoco.set_mju_user_warning(lambda message: _logger.warning("MuJoCo: %s", message.strip()))
+
+_open: weakref.WeakSet[mujoco.Renderer] = weakref.WeakSet()
+
+
+def open_renderer(model: mujoco.MjModel, height_px: int, width_px: int) -> mujoco.Renderer:
     """Opens an off-screen renderer; the caller closes it.
 
     Raises:
@@ -62,14 +72,15 @@ def open_renderer(model: "mujoco.MjModel", height_px: int, width_px: int) -> "mu
         renderer = mujoco.Renderer(model, height=height_px, width=width_px)
     except Exception as error:  # each GL backend raises its own classes, some of them plain Exception
         raise SimError(f"off-screen renderer '{GL_BACKEND}' does not start: {error}; {GL_FIX}") from error
-    if not _open:
-        # Registered after MuJoCo's own exit hook, hence run before it: closing later would fail noisily.
-        atexit.register(_close_forgotten)
+    _register_exit_hook()
     _open.add(renderer)
     return renderer
 
 
-_open: "weakref.WeakSet[mujoco.Renderer]" = weakref.WeakSet()
+@functools.cache
+def _register_exit_hook() -> None:
+    # On the first renderer, so after MuJoCo's own exit hook and hence run before it: closing later fails noisily.
+    atexit.register(_close_forgotten)
 
 
 def _close_forgotten() -> None:

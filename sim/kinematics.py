@@ -25,8 +25,8 @@ def heading(rotation: np.ndarray) -> float:
 
 
 def solve_ik(
-    model: "mujoco.MjModel",
-    scratch: "mujoco.MjData",
+    model: mujoco.MjModel,
+    scratch: mujoco.MjData,
     site: int,
     dofs: np.ndarray,
     position: np.ndarray,
@@ -59,8 +59,8 @@ def solve_ik(
             break
         mujoco.mj_comPos(model, scratch)
         mujoco.mj_jacSite(model, scratch, jacobian[:3], jacobian[3:], site)
-        J = jacobian[:, dofs]
-        step = J.T @ np.linalg.solve(J @ J.T + DAMPING**2 * np.eye(6), error)
+        reduced = jacobian[:, dofs]  # (6, n)
+        step = reduced.T @ np.linalg.solve(reduced @ reduced.T + DAMPING**2 * np.eye(6), error)
         step *= min(1.0, STEP_LIMIT / max(np.abs(step).max(), 1e-9))
         scratch.qpos[dofs] = np.clip(scratch.qpos[dofs] + step, low, high)
     return scratch.qpos[dofs].copy(), float(np.linalg.norm(error))

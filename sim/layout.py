@@ -63,13 +63,21 @@ class Layout:
 
 
 def sample_layout(
-    rng: np.random.Generator, *, cubes: Region, goal: Region | None, bin_: Region | None, distractors: int, n_joints: int
+    rng: np.random.Generator,
+    *,
+    cubes: Region,
+    others: Region,
+    goal: Region | None,
+    bin_: Region | None,
+    distractors: int,
+    n_joints: int,
 ) -> Layout:
     """Draws one scene.
 
     Args:
         rng: The only source of randomness.
-        cubes: Where cube centres may lie.
+        cubes: Where the named cube's centre may lie.
+        others: Where the centres of distractors may lie.
         goal: Where the goal's centre may lie, or None for a task without one.
         bin_: Where the bin's centre may lie, or None for a task without one.
         distractors: Number of cubes beside the named one, each of another colour.
@@ -89,7 +97,7 @@ def sample_layout(
     bin_xy = bin_.sample(rng) if bin_ else None
     centres = [cubes.sample(rng)]
     while len(centres) < 1 + distractors:
-        centres.append(_free_spot(rng, cubes, centres, goal_xy))
+        centres.append(_free_spot(rng, others, centres, goal_xy))
     placed = tuple(
         Cube(colour=colours[i], xy=xy, yaw=float(rng.uniform(-MAX_YAW, MAX_YAW))) for i, xy in enumerate(centres)
     )
@@ -112,7 +120,7 @@ def _free_spot(
         apart = all(np.linalg.norm(spot - other) >= room for other in centres)
         if apart and (goal_xy is None or _distance_to_path(spot, centres[0], goal_xy) >= room):
             return spot
-    raise SimError(f"no room for {len(centres)} cubes in x {region.x}, y {region.y} m: use fewer distractors.")
+    raise SimError(f"no room for {len(centres) + 1} cubes in x {region.x}, y {region.y} m: use fewer distractors.")
 
 
 def _distance_to_path(spot: np.ndarray, cube: np.ndarray, goal: np.ndarray) -> float:

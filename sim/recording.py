@@ -1,32 +1,27 @@
 """Writes spooled episodes into a LeRobotDataset v3 with the ``lerobot`` library.
 
-LeRobot's writer normally encodes frames itself, through PNG files or encoder threads that may drop frames. Here the
-episodes come with their videos, so the writer is given ``SpooledVideos`` in the place of its streaming encoder: the same
-files, joined and indexed by lerobot, at none of the cost. torch and lerobot are imported on use.
+LeRobot's metadata, statistics and column types are used as they are; a test shows that its own writer makes the same
+tables. Its frame-by-frame writer is not used: it encodes video itself, through PNG files or threads that may drop
+frames, and takes longer than the simulation. torch and lerobot are imported on use.
 """
 
-import logging
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sim.encoding import VideoCodec
-from sim.spool import EpisodeRecord, Spool
+from sim.encoding import VideoCodec, join_videos
+from sim.spool import EpisodeArrays, EpisodeRecord, Spool
 from wam.dataset_meta import STAMP
 from wam.robot import RobotSpec
-from wam.spec import ACTION, OBS_STATE, TASK, image_key
+from wam.spec import ACTION, OBS_STATE, image_key
 
-__all__ = ["DatasetRecorder", "dataset_features"]
+__all__ = ["DatasetRecorder", "dataset_features", "import_lerobot"]
 
-# Joining an episode to a video file copies the file, so files stay small: about a hundred episodes at 96 x 96 px.
-VIDEO_FILE_MB = 4
-
-logger = logging.getLogger(__name__)
+BYTES_PER_MB = 1 << 20
 
 
 def dataset_features(robot: RobotSpec) -> dict[str, dict[str, Any]]:
@@ -44,6 +39,23 @@ def dataset_features(robot: RobotSpec) -> dict[str, dict[str, Any]]:
     return {OBS_STATE: dict(vector), ACTION: dict(vector), **features, STAMP: stamp}
 
 
+def import_lerobot() -> None:
+    """Imports what ``DatasetRecorder`` uses; it takes eight seconds, most of them torch."""
+    import lerobot.configs
+    import lerobot.datasets.dataset_metadata  # noqa: F401  # what matters is that it is loaded
+
+
+@dataclass
+class _VideoFile:
+    """One mp4 of the dataset, while episodes are still assigned to it."""
+
+    chunk: int = 0
+    file: int = 0
+    frames: int = 0
+    size: int = 0  # of its parts [bytes]
+    parts: list[Path] = field(default_factory=list)
+
+
 class DatasetRecorder:
     """Appends spooled episodes to a new dataset folder."""
 
@@ -57,101 +69,113 @@ class DatasetRecorder:
             codec: How their videos were encoded, for info.json.
         """
         from lerobot.configs import RGBEncoderConfig
-        from lerobot.datasets.dataset_writer import DatasetWriter
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+        from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+        from lerobot.datasets.feature_utils import get_hf_features_from_features
 
         shutil.rmtree(root, ignore_errors=True)
-        self._robot, self._spool = robot, spool
-        self._videos = SpooledVideos(root, spool)
-        self._dataset = LeRobotDataset.create(
+        self._robot, self._spool, self._codec = robot, spool, codec
+        self._fps = round(robot.control_rate_hz)
+        self._meta = LeRobotDatasetMetadata.create(
             repo_id=f"local/{robot.name}",
-            fps=round(robot.control_rate_hz),
+            fps=self._fps,
             features=dataset_features(robot),
-            root=root,
             robot_type=robot.name,
-            video_backend="pyav",
-            video_files_size_in_mb=VIDEO_FILE_MB,
+            root=root,
         )
-        encoder = RGBEncoderConfig(
+        self._encoder = RGBEncoderConfig(
             vcodec=codec.vcodec, pix_fmt=codec.pix_fmt, g=codec.g, crf=codec.crf, preset=codec.preset
         )
-        self._dataset.writer = DatasetWriter(
-            meta=self._dataset.meta,
-            root=self._dataset.root,
-            rgb_encoder=encoder,
-            depth_encoder=None,
-            encoder_threads=1,
-            batch_encoding_size=1,
-            streaming_encoder=self._videos,  # type: ignore[arg-type]  # the five methods the writer calls
-        )
+        self._schema = get_hf_features_from_features(self._meta.features).arrow_schema
+        self._tables: Any = None  # pyarrow's ParquetWriter, from the first episode on
+        self._videos = {image_key(camera.name): [_VideoFile()] for camera in robot.cameras}
 
     def append(self, record: EpisodeRecord) -> None:
         """Adds one episode."""
-        arrays = self._spool.arrays(record.seed)
-        self._videos.episode = record
-        blank = {image_key(c.name): np.zeros((c.height_px, c.width_px, 3), np.uint8) for c in self._robot.cameras}
-        with quiet_libraries(self._spool.root):
-            for proprio, action, stamp in zip(arrays.proprio, arrays.action, arrays.stamp, strict=True):
-                frame = {OBS_STATE: proprio, ACTION: action, STAMP: np.array([stamp]), TASK: record.task, **blank}
-                self._dataset.add_frame(frame)
-            self._dataset.save_episode(parallel_encoding=False)
+        from lerobot.datasets.compute_stats import compute_episode_stats
+
+        meta, index, start = self._meta, self._meta.total_episodes, self._meta.total_frames
+        meta.save_episode_tasks([record.task])
+        columns = self._columns(self._spool.arrays(record.seed), index, start, meta.get_task_index(record.task))
+        self._write_table(columns)
+        statistics = compute_episode_stats(columns, {key: meta.features[key] for key in columns})
+        place: dict[str, Any] = {
+            "data/chunk_index": 0,
+            "data/file_index": 0,
+            "dataset_from_index": start,
+            "dataset_to_index": start + record.steps,
+        }
+        for camera, values in record.image_statistics.items():
+            statistics[image_key(camera)] = _image_statistics(values)
+            place |= self._place_video(image_key(camera), self._spool.video(record.seed, camera), record.steps)
+        meta.save_episode(index, record.steps, [record.task], statistics, place)
 
     def finish(self) -> None:
-        """Completes the files; nothing can be appended after it."""
-        self._dataset.finalize()
+        """Joins the videos and completes the metadata; nothing can be appended after it."""
+        from lerobot.datasets.io_utils import write_info
+
+        self._tables.close()
+        for key, files in self._videos.items():
+            for file in files:
+                join_videos(file.parts, self._path(self._meta.video_path, file, video_key=key), self._fps)
+            self._meta.update_video_info(key, self._encoder)
+        write_info(self._meta.info, self._meta.root)
+        self._meta.finalize()
+
+    def _columns(self, arrays: EpisodeArrays, episode: int, start: int, task_index: int) -> dict[str, np.ndarray]:
+        """The episode as columns: ours, then the bookkeeping that LeRobot adds to every dataset."""
+        steps = np.arange(len(arrays.action))
+        return {
+            OBS_STATE: arrays.proprio,
+            ACTION: arrays.action,
+            STAMP: arrays.stamp,
+            "timestamp": steps / self._fps,
+            "frame_index": steps,
+            "episode_index": np.full_like(steps, episode),
+            "index": start + steps,
+            "task_index": np.full_like(steps, task_index),
+        }
+
+    def _write_table(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Appends one row group; all data stays in one file, about 100 bytes per frame."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        fields = {name: self._schema.field(name).type for name in self._schema.names}
+        arrays = [pa.array(columns[name].tolist(), type=kind) for name, kind in fields.items()]
+        if self._tables is None:
+            path = self._path(self._meta.data_path, _VideoFile())
+            self._tables = pq.ParquetWriter(path, schema=self._schema, compression="snappy", use_dictionary=True)
+        self._tables.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def _place_video(self, key: str, video: Path, frames: int) -> dict[str, Any]:
+        """Assigns an episode's video to the last file, or to a new one when that is full."""
+        from lerobot.datasets.utils import update_chunk_file_indices
+
+        size, last = video.stat().st_size, self._videos[key][-1]
+        if last.parts and last.size + size > self._meta.video_files_size_in_mb * BYTES_PER_MB:
+            chunk, file = update_chunk_file_indices(last.chunk, last.file, self._meta.chunks_size)
+            last = _VideoFile(chunk=chunk, file=file)
+            self._videos[key].append(last)
+        first = last.frames
+        last.parts.append(video)
+        last.frames += frames
+        last.size += size
+        return {
+            f"videos/{key}/chunk_index": last.chunk,
+            f"videos/{key}/file_index": last.file,
+            f"videos/{key}/from_timestamp": first / self._fps,
+            f"videos/{key}/to_timestamp": last.frames / self._fps,
+        }
+
+    def _path(self, template: str, file: _VideoFile, **names: str) -> Path:
+        path = self._meta.root / template.format(chunk_index=file.chunk, file_index=file.file, **names)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
-class SpooledVideos:
-    """Stands in for LeRobot's ``StreamingVideoEncoder``: its videos are already encoded."""
-
-    def __init__(self, root: Path, spool: Spool) -> None:
-        self.episode: EpisodeRecord | None = None
-        self._root, self._spool = root, spool
-        self._keys: Sequence[str] = ()
-
-    def start_episode(self, video_keys: Sequence[str], temp_dir: Path, depth_video_keys: Sequence[str] = ()) -> None:
-        """Notes which videos will be asked for."""
-        self._keys = video_keys
-
-    def feed_frame(self, video_key: str, image: np.ndarray) -> None:
-        """Ignores the blank frame: the real one is in the spooled video."""
-
-    def finish_episode(self) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
-        """Returns key -> (video, statistics in [0, 255]); the writer moves the video and removes its folder."""
-        episode = self.episode
-        if episode is None:
-            raise RuntimeError("finish_episode without an episode")
-        results = {}
-        for camera, statistics in episode.image_statistics.items():
-            copy = Path(tempfile.mkdtemp(dir=self._root)) / f"{camera}.mp4"
-            shutil.copyfile(self._spool.video(episode.seed, camera), copy)
-            results[image_key(camera)] = (copy, {name: np.array(value) for name, value in statistics.items()})
-        return results
-
-    def cancel_episode(self) -> None:
-        """Has nothing to cancel."""
-
-    def close(self) -> None:
-        """Has nothing to close."""
-
-
-@contextmanager
-def quiet_libraries(folder: Path) -> Iterator[None]:
-    """Keeps lerobot's helpers off the progress bar, and their temporary files on the dataset's disk.
-
-    Joining videos goes through ``tempfile``, whose default folder may be on another disk, small or in memory.
-    """
-    import av
-    import datasets
-
-    bars = datasets.are_progress_bars_disabled()
-    before = tempfile.tempdir
-    datasets.disable_progress_bars()
-    av.logging.set_libav_level(av.logging.ERROR)
-    tempfile.tempdir = str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-        if not bars:
-            datasets.enable_progress_bars()
+def _image_statistics(values: Mapping[str, list[float]]) -> dict[str, np.ndarray]:
+    """From [0, 255] to LeRobot's [0, 1] with a place for height and width; counts stay."""
+    return {
+        name: np.array(numbers) if name == "count" else np.array(numbers).reshape(3, 1, 1) / 255.0
+        for name, numbers in values.items()
+    }

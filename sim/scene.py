@@ -23,7 +23,7 @@ _WALL = 0.004  # half thickness of the bin's walls and floor [m]
 
 def build_model(
     robot: RobotSpec, *, n_cubes: int, with_goal: bool, with_bin: bool, physics_dt: float
-) -> "mujoco.MjModel":
+) -> mujoco.MjModel:
     """Compiles the scene.
 
     Args:
@@ -61,7 +61,7 @@ def cube_name(index: int) -> str:
     return f"cube_{index}"
 
 
-def check_robot(model: "mujoco.MjModel", robot: RobotSpec) -> None:
+def check_robot(model: mujoco.MjModel, robot: RobotSpec) -> None:
     """Checks that the model has an actuator per action and every camera of the robot.
 
     Raises:
@@ -78,7 +78,7 @@ def check_robot(model: "mujoco.MjModel", robot: RobotSpec) -> None:
                 )
 
 
-def place_layout(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout) -> None:
+def place_layout(model: mujoco.MjModel, data: mujoco.MjData, layout: Layout) -> None:
     """Moves and colours cubes, goal and bin; changes ``model`` (colours) and ``data`` (poses), calls no physics."""
     for index, cube in enumerate(layout.cubes):
         joint = model.joint(cube_name(index))
@@ -95,7 +95,7 @@ def place_layout(model: "mujoco.MjModel", data: "mujoco.MjData", layout: Layout)
         model.geom_rgba[first : first + body.geomnum[0], :3] = COLOURS[layout.bin_colour]
 
 
-def _add_cube(spec: "mujoco.MjSpec", name: str) -> None:
+def _add_cube(spec: mujoco.MjSpec, name: str) -> None:
     body = spec.worldbody.add_body(name=name, pos=(0.4, 0, CUBE_HALF))
     body.add_freejoint(name=name)
     body.add_geom(
@@ -110,7 +110,7 @@ def _add_cube(spec: "mujoco.MjSpec", name: str) -> None:
     )
 
 
-def _add_goal(spec: "mujoco.MjSpec") -> None:
+def _add_goal(spec: mujoco.MjSpec) -> None:
     body = spec.worldbody.add_body(name="goal", mocap=True)
     for radius, height, rgba in ((GOAL_RADIUS, 0.0005, (0.12, 0.12, 0.14, 1)), (0.032, 0.001, (0.96, 0.96, 0.96, 1))):
         body.add_geom(
@@ -118,21 +118,21 @@ def _add_goal(spec: "mujoco.MjSpec") -> None:
         )
 
 
-def _add_bin(spec: "mujoco.MjSpec") -> None:
+def _add_bin(spec: mujoco.MjSpec) -> None:
     body = spec.worldbody.add_body(name="bin", mocap=True)
     side, middle = BIN_HALF - _WALL, BIN_HEIGHT / 2
-    boxes = [((0, 0, _WALL), (BIN_HALF, BIN_HALF, _WALL))]
-    boxes += [((sign * side, 0, middle), (_WALL, BIN_HALF, middle)) for sign in (-1, 1)]
-    boxes += [((0, sign * side, middle), (BIN_HALF, _WALL, middle)) for sign in (-1, 1)]
+    boxes = [((0.0, 0.0, _WALL), (BIN_HALF, BIN_HALF, _WALL))]
+    boxes += [((sign * side, 0.0, middle), (_WALL, BIN_HALF, middle)) for sign in (-1, 1)]
+    boxes += [((0.0, sign * side, middle), (BIN_HALF, _WALL, middle)) for sign in (-1, 1)]
     for pos, size in boxes:
         body.add_geom(_world(spec), type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=size, rgba=(1, 1, 1, 1))
 
 
-def _world(spec: "mujoco.MjSpec") -> "mujoco.MjsDefault":
+def _world(spec: mujoco.MjSpec) -> mujoco.MjsDefault:
     return spec.find_default("world")
 
 
-def _extend_home(spec: "mujoco.MjSpec", n_cubes: int) -> None:
+def _extend_home(spec: mujoco.MjSpec, n_cubes: int) -> None:
     """The home key holds the arm only; every free cube adds seven numbers."""
     home = spec.key("home")
     home.qpos = np.concatenate([home.qpos, np.tile([0.4, 0, CUBE_HALF, 1, 0, 0, 0], n_cubes)])

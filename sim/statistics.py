@@ -49,7 +49,7 @@ def success_rate(successes: int, episodes: int, *, confidence: float = 0.95) -> 
         ValueError: The counts or the confidence are impossible.
     """
     if episodes < 1 or not 0 <= successes <= episodes:
-        raise ValueError(f"{successes} successes of {episodes} episodes is impossible: need 0 <= successes <= episodes.")
+        raise ValueError(f"{successes} successes of {episodes} episodes is impossible: 0 <= successes <= episodes.")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence is {confidence} but must lie strictly between 0 and 1.")
     tail = (1.0 - confidence) / 2.0

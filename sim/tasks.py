@@ -17,7 +17,7 @@ __all__ = ["HOLD_SECONDS", "REACH_OFFSET", "TASKS", "SceneState", "Task", "get_t
 
 HOLD_SECONDS = 0.5  # an episode ends once success has held this long [s]
 REACH_OFFSET = CUBE_HALF + 0.012  # reach asks for a point this far above the cube's centre, free of the cube [m]
-REACH_TOLERANCE = 0.025  # [m]: about half a cube
+REACH_TOLERANCE = 0.03  # [m]: the fingers then stand around the cube, just over it
 LIFT_HEIGHT = 0.06  # the cube must rise this far [m]
 PUSH_TOLERANCE = 0.04  # cube centre to goal centre [m]: most of the cube lies on the mark
 PLACE_TOLERANCE = BIN_HALF - CUBE_HALF + 0.003  # cube centre to bin centre per axis [m]: inside the walls, tilted too
@@ -47,7 +47,8 @@ class Task:
     name: str  # as on the command line
     instruction: str  # template with {cube} and {bin} colours
     max_seconds: float  # an episode that is not solved by then has failed [s]
-    cubes: Region  # where cubes start
+    cubes: Region  # where the named cube starts
+    others: Region | None = None  # where distractors start; the same region when None, so that place gives no hint
     goal: Region | None = None  # where the goal may lie, if any
     bin: Region | None = None  # where the bin may lie, if any
     success: Callable[[SceneState], bool]  # solved at this instant
@@ -106,12 +107,14 @@ def _goal_distance(cube: np.ndarray, target_xy: np.ndarray | None) -> float:
 
 
 def _push_success(state: SceneState) -> bool:
-    return _goal_distance(state.cube, state.goal_xy) <= PUSH_TOLERANCE and state.cube[2] < 2 * CUBE_HALF
+    return bool(_goal_distance(state.cube, state.goal_xy) <= PUSH_TOLERANCE and state.cube[2] < 2 * CUBE_HALF)
 
 
 def _push_progress(state: SceneState) -> float:
+    if _push_success(state):
+        return 1.0
     start = _goal_distance(state.cube_start, state.goal_xy)
-    return _share_done(_goal_distance(state.cube, state.goal_xy), start, PUSH_TOLERANCE)
+    return min(0.99, _share_done(_goal_distance(state.cube, state.goal_xy), start, PUSH_TOLERANCE))
 
 
 def _place_success(state: SceneState) -> bool:
@@ -158,6 +161,7 @@ TASKS: dict[str, Task] = {
             max_seconds=12.0,
             # The cube starts nearer to the arm than the goal, so that it is always pushed forward, up to 45 degrees.
             cubes=Region(x=(0.29, 0.37), y=(-0.08, 0.08)),
+            others=Region(x=(0.27, 0.52), y=(-0.20, 0.20)),  # beside the cube's way to the goal
             goal=Region(x=(0.45, 0.50), y=(-0.09, 0.09)),
             success=_push_success,
             progress=_push_progress,
@@ -166,8 +170,8 @@ TASKS: dict[str, Task] = {
             name="place",
             instruction="place the {cube} cube in the {bin} bin",
             max_seconds=12.0,
-            cubes=Region(x=(0.28, 0.46), y=(-0.16, 0.04)),
-            bin=Region(x=(0.33, 0.41), y=(0.16, 0.19)),
+            cubes=Region(x=(0.28, 0.46), y=(-0.17, 0.02)),
+            bin=Region(x=(0.31, 0.37), y=(0.145, 0.17)),
             success=_place_success,
             progress=_place_progress,
         ),

@@ -8,6 +8,7 @@ few moments what was seen, what was imagined from it and what happened.
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +24,16 @@ from sim.rollout import Episode
 from wam.errors import WamError
 from wam.spec import Observation
 
-__all__ = ["EpisodeRecorder", "Moment", "compose_frame", "compose_strip", "strip_path", "write_mp4"]
+__all__ = [
+    "EpisodeRecorder",
+    "Imagination",
+    "Moment",
+    "compose_frame",
+    "compose_strip",
+    "poster_path",
+    "strip_path",
+    "write_mp4",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +42,20 @@ GAP_PX = 12
 CAPTION_PX = 44
 STRIP_PX = 128  # side of a picture in the strip
 STRIP_COLUMNS = 6
+POSTER_AT = 0.7  # share of the episode at which the poster is taken: the arm is usually at the object then
 END_SECONDS = 0.8  # the last frame stays this long, with the verdict
 BACKGROUND, INK, MUTED = (255, 255, 255), (30, 41, 59), (100, 116, 139)
 GOOD, BAD = (15, 118, 110), (194, 65, 12)  # also told apart by people who confuse red and green
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imagination:
+    """What the policy expects the first camera to see, and from what."""
+
+    stamp: float  # time of the observation it was imagined from [s]
+    ahead_s: float  # how far ahead it lies [s]
+    seen: np.ndarray  # rgb_hwc_u8, the observation's first camera
+    imagined: np.ndarray  # rgb_hwc_u8, model size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +65,7 @@ class Moment:
     time: float  # simulated time [s]
     progress: float  # [0, 1]
     images: dict[str, np.ndarray]  # camera -> rgb_hwc_u8
-    imagined: np.ndarray | None  # rgb_hwc_u8, what the latest plan expects the first camera to see
-    imagined_at: float  # time of the observation that was imagined from [s]
+    imagination: Imagination | None  # of the latest plan
 
 
 class EpisodeRecorder:
@@ -61,44 +81,50 @@ class EpisodeRecorder:
         self._cameras = sim.robot.camera_names
         self._control_dt = sim.control_dt
         self._policy = policy
-        self._future_s = policy.manifest.model.future_offset * sim.control_dt if policy else 0.0
-        self._imagined: np.ndarray | None = None
-        self._imagined_at = 0.0
-        self.moments: list[Moment] = []
+        self._moments: list[Moment] = []
+        self._imaginations: list[Imagination] = []
 
     def planned(self, observation: Observation, noise_seed: int) -> None:
         """Lets the policy imagine the future from what it just planned from."""
         if self._policy is None:
             return
+        camera = self._cameras[0]
         try:
-            imagined = self._policy.imagine(observation, noise_seed=noise_seed)
+            imagined = self._policy.imagine(observation, noise_seed=noise_seed)[camera]
         except WamError as error:
             _log.warning("videos go without the imagined future: %s", error)
             self._policy = None
             return
-        self._imagined, self._imagined_at = imagined[self._cameras[0]], observation.stamp
+        ahead_s = self._policy.manifest.model.future_offset * self._control_dt
+        seen = observation.images[camera].copy()
+        self._imaginations.append(Imagination(stamp=observation.stamp, ahead_s=ahead_s, seen=seen, imagined=imagined))
 
     def sampled(self, sim: ArmSim) -> None:
         """Keeps the frames of this control step."""
-        self.moments.append(
+        self._moments.append(
             Moment(
                 time=sim.time,
                 progress=sim.progress(),
                 images={name: sim.render(name).copy() for name in self._cameras},
-                imagined=self._imagined,
-                imagined_at=self._imagined_at,
+                imagination=self._imaginations[-1] if self._imaginations else None,
             )
         )
 
     def write(self, path: Path, episode: Episode) -> None:
-        """Writes the mp4 and, when something was imagined, the strip beside it."""
-        frames = [compose_frame(moment, future_s=self._future_s) for moment in self.moments]
-        verdict = compose_frame(self.moments[-1], future_s=self._future_s, verdict=episode.outcome)
+        """Writes the mp4, its poster and, when something was imagined, the strip beside it."""
+        frames = [compose_frame(moment) for moment in self._moments]
+        verdict = compose_frame(self._moments[-1], verdict=episode.outcome)
         frames += [verdict] * max(1, round(END_SECONDS / self._control_dt))
-        write_mp4(path, frames, rate_hz=1.0 / self._control_dt)
-        strip = compose_strip(self.moments, self._cameras[0], self._future_s)
+        write_mp4(path, frames, rate_hz=1 / self._control_dt)
+        Image.fromarray(frames[round(POSTER_AT * len(self._moments))]).save(poster_path(path), quality=88)
+        strip = compose_strip(self._imaginations, self._moments, self._cameras[0])
         if strip is not None:
             Image.fromarray(strip).save(strip_path(path))
+
+
+def poster_path(video: Path) -> Path:
+    """Where the picture lies that stands for a video until it plays."""
+    return video.with_suffix(".jpg")
 
 
 def strip_path(video: Path) -> Path:
@@ -106,58 +132,61 @@ def strip_path(video: Path) -> Path:
     return video.with_suffix(".png")
 
 
-def compose_frame(moment: Moment, *, future_s: float, verdict: str = "") -> np.ndarray:
+def compose_frame(moment: Moment, *, verdict: str = "") -> np.ndarray:
     """Draws one video frame.
 
     Args:
         moment: What to draw.
-        future_s: How far ahead the imagined picture lies [s].
         verdict: Outcome of the episode, on its last frame.
 
     Returns:
         (height, width, 3) rgb_hwc_u8, height and width even, as H.264 wants them.
     """
     panels = [(name, f"t = {moment.time:.1f} s", image) for name, image in moment.images.items()]
-    if moment.imagined is not None:
-        first = next(iter(moment.images))
-        seen_from = f"from t = {moment.imagined_at:.1f} s, {future_s:.1f} s ahead"
-        panels.append((f"imagined {first}", seen_from, moment.imagined))
+    future = moment.imagination
+    if future is not None:
+        note = f"at t = {future.stamp:.1f} s for {future.stamp + future.ahead_s:.1f} s"
+        panels.append((f"imagined {next(iter(moment.images))}", note, future.imagined))
     width = len(panels) * PANEL_PX + (len(panels) + 1) * GAP_PX
     canvas = Image.new("RGB", (width + width % 2, PANEL_PX + 2 * GAP_PX + CAPTION_PX), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for i, (title, note, image) in enumerate(panels):
         left = GAP_PX + i * (PANEL_PX + GAP_PX)
         canvas.paste(Image.fromarray(_enlarged(image, PANEL_PX)), (left, GAP_PX))
-        _caption(draw, left, PANEL_PX + 2 * GAP_PX, title, note)
+        _caption(draw, left, PANEL_PX + GAP_PX + 6, title, note)
     _progress_bar(draw, canvas.size, moment.progress)
     if verdict:
         _verdict(draw, verdict)
     return np.asarray(canvas)
 
 
-def compose_strip(moments: Sequence[Moment], camera: str, future_s: float) -> np.ndarray | None:
+def compose_strip(futures: Sequence[Imagination], moments: Sequence[Moment], camera: str) -> np.ndarray | None:
     """Draws what was seen, what was imagined from it and what happened, for a few plans of an episode.
 
+    Args:
+        futures: Every imagination of the episode, in order.
+        moments: Every control step of the episode, in order.
+        camera: Whose pictures to show.
+
     Returns:
-        (height, width, 3) rgb_hwc_u8, or None when nothing was imagined long enough before the end.
+        (height, width, 3) rgb_hwc_u8, or None when no imagined moment came before the end.
     """
-    plans = [m for m in moments if m.imagined is not None and abs(m.time - m.imagined_at) < 1e-6]
-    plans = [m for m in plans if m.time + future_s <= moments[-1].time + 1e-6]
-    if not plans:
+    known = [future for future in futures if future.stamp + future.ahead_s <= moments[-1].time + 1e-6]
+    if not known:
         return None
-    chosen = [plans[i] for i in sorted({round(x) for x in np.linspace(0, len(plans) - 1, STRIP_COLUMNS)})]
-    label_px, step = 140, STRIP_PX + GAP_PX // 2
-    canvas = Image.new("RGB", (label_px + len(chosen) * step, CAPTION_PX // 2 + 3 * step), BACKGROUND)
+    chosen = [known[i] for i in sorted({round(x) for x in np.linspace(0, len(known) - 1, STRIP_COLUMNS)})]
+    label_px, top, step = 140, CAPTION_PX // 2, STRIP_PX + GAP_PX // 2
+    canvas = Image.new("RGB", (label_px + len(chosen) * step, top + 3 * step), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for row, label in enumerate(("seen", f"imagined\n{future_s:.1f} s ahead", "what happened")):
-        draw.text((4, CAPTION_PX // 2 + row * step + STRIP_PX // 2 - 14), label, fill=INK, font=_font(15))
-    for column, moment in enumerate(chosen):
-        later = min(moments, key=lambda m, due=moment.time + future_s: abs(m.time - due))
+    for row, label in enumerate(("seen", f"imagined\n{chosen[0].ahead_s:.1f} s ahead", "what happened")):
+        draw.text((4, top + row * step + STRIP_PX // 2 - 14), label, fill=INK, font=_font(15))
+    for column, future in enumerate(chosen):
+        due = future.stamp + future.ahead_s
+        happened = min(moments, key=lambda moment, due=due: abs(moment.time - due)).images[camera]
         left = label_px + column * step
-        draw.text((left, 2), f"t = {moment.time:.1f} s", fill=MUTED, font=_font(14))
-        for row, image in enumerate((moment.images[camera], moment.imagined, later.images[camera])):
-            picture = Image.fromarray(_enlarged(image, STRIP_PX))
-            canvas.paste(picture, (left, CAPTION_PX // 2 + row * step))
+        draw.text((left, 2), f"t = {future.stamp:.1f} s", fill=MUTED, font=_font(14))
+        for row, image in enumerate((future.seen, future.imagined, happened)):
+            canvas.paste(Image.fromarray(_enlarged(image, STRIP_PX)), (left, top + row * step))
     return np.asarray(canvas)
 
 
@@ -171,7 +200,8 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], *, rate_hz: float) -> No
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=round(rate_hz), options={"preset": "veryfast", "crf": "20"})
+        rate = Fraction(rate_hz).limit_denominator(1000)
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
         stream.pix_fmt = "yuv420p"  # the only one every browser decodes
         stream.codec_context.thread_count = 1
         for frame in frames:

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 
+from sim.arm_sim import ArmSim
 from sim.demonstrations import Demonstration, DemoSettings, record_demonstration
 from sim.encoding import VideoCodec, encode_video, image_statistics
 from sim.errors import SimError
 from sim.spool import EpisodeRecord, Spool
 
-__all__ = ["DiskFullError", "Recorder", "WorkerPool", "is_disk_full"]
+__all__ = ["DiskFullError", "Recorder", "WorkerPool", "WorkerSetup", "is_disk_full"]
 
 
 class DiskFullError(SimError):
@@ -41,8 +42,6 @@ class Recorder:
     """Records episodes one after another with one simulation."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        from sim.arm_sim import ArmSim
-
         self._setup = setup
         settings = setup.settings
         self._sim = ArmSim(settings.task, settings.robot, distractors=settings.distractors)
@@ -99,7 +98,7 @@ class WorkerPool:
         """Drops what has not begun and waits for what has: episodes take a second."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, seed: int) -> "Future[EpisodeRecord]":
+    def submit(self, seed: int) -> Future[EpisodeRecord]:
         """Asks for the episode of a seed."""
         with _children_ignore_ctrl_c():
             return self._executor.submit(_record, seed)
@@ -108,25 +107,29 @@ class WorkerPool:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that caused it, says that the disk is full; libraries wrap it in many ways."""
     while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, DiskFullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if full or os.strerror(errno.ENOSPC) in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-_recorder: Recorder | None = None  # one per worker process, made by its initialiser
+_setup: WorkerSetup | None = None  # of this worker process
+_recorder: Recorder | None = None  # made by the first episode, so that its errors reach the parent as they are
 
 
 def _start_worker(setup: WorkerSetup) -> None:
-    global _recorder
+    global _setup
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _recorder = Recorder(setup)
+    _setup = setup
 
 
 def _record(seed: int) -> EpisodeRecord:
-    if _recorder is None:
+    global _recorder
+    if _setup is None:
         raise RuntimeError("worker used before its initialiser ran")
+    if _recorder is None:
+        _recorder = Recorder(_setup)
     return _recorder.record(seed)
 
 

@@ -1,9 +1,12 @@
-"""What every test can rely on: no network, few threads, reproducible hypothesis runs, and markers that say why they skip."""
+"""What every test can rely on: no network, one thread per library, hypothesis profiles, skips with a reason."""
 
 import importlib.util
 import os
 import socket
 from pathlib import Path
+
+import pytest
+from hypothesis import settings
 
 # Before any numerical library is imported: workers share the cores, and one thread each is faster than two that fight.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -12,9 +15,6 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ[_variable] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
-
-import pytest
-from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items):
     """Skips what this machine cannot run, and says so."""
     reasons = {"gpu": _gpu_missing, "ros": _ros_missing}
     for marker, missing in reasons.items():
-        marked = [item for item in items if marker in item.keywords]
+        marked = [item for item in items if item.get_closest_marker(marker)]
         reason = missing() if marked else ""
         for item in marked if reason else []:
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -67,3 +67,24 @@ def _gpu_missing() -> str:
 
 def _ros_missing() -> str:
     return "" if importlib.util.find_spec("rclpy") else "needs rclpy: the extra 'ros', or a sourced ROS 2 installation"
+
+
+@pytest.fixture(scope="session")
+def reach_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real LeRobot dataset of six reach episodes, recorded by `wam collect`; read only."""
+    from sim.collect_config import CollectConfig
+    from sim.collection import collect
+
+    out = tmp_path_factory.mktemp("datasets") / "reach"
+    collect(CollectConfig(task="reach", episodes=6, out=out, workers=1), _Quiet())
+    return out
+
+
+class _Quiet:
+    """A progress display that shows nothing."""
+
+    def recorded(self, success: bool) -> None:
+        """Takes no notice."""
+
+    def written(self) -> None:
+        """Takes no notice."""

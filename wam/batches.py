@@ -1,8 +1,8 @@
 """Which frames a training step sees: a pure function of (seed, step), so a resumed run continues bit for bit.
 
 A sample is an observation frame, the action chunk that starts there and the frame ``future_offset`` steps later. Parts
-that reach past the end of an episode are marked padded. The first steps of an episode are drawn more often, because that
-is where a policy commits to a direction, and the idle tail, where nothing moves any more, hardly at all.
+that reach past the end of an episode are marked padded. The first steps of an episode, where a policy commits to a
+direction, are drawn more often, and the idle tail, where nothing moves any more, hardly at all.
 
 Shape legend: B batch, K cameras, H chunk, A action width, T prompt words.
 """
@@ -58,7 +58,7 @@ class FrameSampler:
         """
         self._seed = seed
         self._start_share = start_share
-        spans = [(int(episodes.start[e]), _useful_length(episodes, e, idle_keep)) for e in chosen]
+        spans = [(int(episodes.start[e]), _useful_length(episodes, int(e), idle_keep)) for e in chosen]
         self._all = np.concatenate([np.arange(first, first + count) for first, count in spans])
         self._starts = np.concatenate([np.arange(first, first + min(count, start_steps)) for first, count in spans])
 

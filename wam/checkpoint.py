@@ -2,8 +2,8 @@
 
 ``<run>/checkpoints/step_00001500/`` holds ``model.safetensors`` (the averaged weights, what is evaluated and exported),
 ``training.safetensors`` (raw weights and optimiser moments, what a resumed run needs) and ``checkpoint.json`` (model
-configuration, transforms, robot, training configuration, step, versions). A checkpoint is written under a temporary name
-and renamed, so one that is visible is whole.
+configuration, transforms, robot, training configuration, step, versions). A checkpoint is written under a temporary
+name and renamed, so one that is visible is whole.
 """
 
 import hashlib
@@ -88,8 +88,8 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"checkpoint {final} could not be written ({error}): free some disk space and start the same command again; it "
-            "goes on from the checkpoint before."
+            f"checkpoint {final} could not be written ({error}): free some disk space and start the same command "
+            "again; it goes on from the checkpoint before."
         ) from error
     for old in sorted(folder.glob("step_*"))[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old, ignore_errors=True)
@@ -108,7 +108,7 @@ def find_checkpoint(path: Path) -> Path:
     found = sorted(folder.glob("step_*")) or sorted((folder / "checkpoints").glob("step_*"))
     if not found:
         raise CheckpointError(
-            f"no checkpoint at {path}: give a run folder of `wam train --out`, or one of its checkpoints/step_* folders."
+            f"no checkpoint at {path}: give a run folder of `wam train --out`, or a checkpoints/step_* folder in one."
         )
     return found[-1]
 
@@ -162,8 +162,8 @@ def _description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {folder} has no readable {DESCRIPTION_FILE}: {error}") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(
-            f"checkpoint {folder} has format {meta.get('format')} but this version reads {FORMAT}: use the version that "
-            "wrote it, or train again."
+            f"checkpoint {folder} has format {meta.get('format')} but this version reads {FORMAT}: use the version "
+            "that wrote it, or train again."
         )
     return meta
 

@@ -43,6 +43,7 @@ VERBS: Mapping[str, Verb] = {
 # Importable name -> extra of setup.py that brings it. A robot computer has none of these, so their absence is no bug.
 OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "av": "sim",
+    "datasets": "train",
     "gymnasium": "sim",
     "jaxtyping": "train",
     "jinja2": "sim",
@@ -52,6 +53,7 @@ OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "mujoco": "sim",
     "onnx": "export",
     "onnxscript": "export",
+    "pyarrow": "train",
     "rclpy": "ros",
     "scipy": "sim",
     "tensorboard": "train",

@@ -1,7 +1,7 @@
 """Model configuration and its presets; torch-free, because checkpoints, bundles and the robot all read it.
 
-``tiny`` is trained from scratch on a laptop's CPU in minutes. Every other field of a preset comes from the robot (action
-width, cameras), so ``preset("tiny", robot)`` is a complete configuration.
+``tiny`` is trained from scratch on a laptop's CPU in minutes. What a preset leaves open comes from the robot
+(action width, cameras), so ``preset("tiny", robot)`` is a complete configuration.
 """
 
 import dataclasses

@@ -7,7 +7,6 @@ still trains.
 Shape legend: M frames of all episodes, E episodes, K cameras, A action width.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from wam.dataset_check import check_dataset
 from wam.errors import DatasetError
 from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_STATE, image_key
 from wam.transforms import resize_image
 
-__all__ = ["Episodes", "load_episodes", "open_dataset"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Episodes", "load_episodes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +55,6 @@ class Episodes:
         return self.action[np.minimum(steps, ends - 1)], steps >= ends
 
 
-def open_dataset(root: Path) -> Any:
-    """Opens a local LeRobotDataset.
-
-    Raises:
-        DatasetError: The folder is missing or is not a complete LeRobot v3 dataset.
-    """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    if not (root / "meta" / "info.json").is_file():
-        raise DatasetError(
-            f"no LeRobot dataset at {root} (meta/info.json is missing): record one with `wam collect --out {root}`, or "
-            "give the folder that holds meta/, data/ and videos/."
-        )
-    try:
-        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav", return_uint8=True)
-    except Exception as error:
-        raise DatasetError(
-            f"dataset {root} cannot be opened ({type(error).__name__}: {error}): a file is missing or cut short. Copy it "
-            "again, or collect it again."
-        ) from error
-
-
 def load_episodes(
     root: Path,
     robot: RobotSpec,
@@ -97,15 +73,13 @@ def load_episodes(
         progress: Called with (episodes done, episodes in all).
 
     Raises:
-        DatasetError: Columns, cameras or joint names differ from the robot, values are not finite, or video is damaged.
+        DatasetError: The dataset is damaged or of another robot (``wam.dataset_check``), or a video does not decode.
     """
-    dataset = open_dataset(root)
-    _check_features(dataset, robot, root)
+    check_dataset(root, robot)
+    dataset = _open(root)
     table = dataset.hf_dataset.with_format("numpy")
     columns = {key: np.stack(table[key][:]).astype(np.float32) for key in (OBS_STATE, ACTION)}
     episode = np.asarray(table["episode_index"][:]).astype(np.int64)
-    for key, values in columns.items():
-        _check_finite(values, episode, key, robot, root)
     length = np.bincount(episode, minlength=dataset.num_episodes)
     start = np.concatenate(([0], np.cumsum(length)[:-1]))
     seconds = np.asarray(table["timestamp"][:], dtype=np.float64)
@@ -121,40 +95,17 @@ def load_episodes(
     )
 
 
-def _check_features(dataset: Any, robot: RobotSpec, root: Path) -> None:
-    features = dataset.meta.features
-    for key in (OBS_STATE, ACTION):
-        if key not in features:
-            raise DatasetError(f"dataset {root} has no column '{key}'; it has {', '.join(sorted(features))}.")
-        names = features[key].get("names")
-        names = names.get("motors", names) if isinstance(names, dict) else names
-        if tuple(features[key]["shape"]) != (robot.action_dim,) or (names and tuple(names) != robot.action_names):
-            raise DatasetError(
-                f"dataset {root} column '{key}' holds {names or features[key]['shape']} but robot '{robot.name}' has "
-                f"{', '.join(robot.action_names)}: choose the robot it was recorded with (--robot)."
-            )
-    for camera in robot.cameras:
-        if image_key(camera.name) not in dataset.meta.video_keys:
-            raise DatasetError(
-                f"dataset {root} has no video '{image_key(camera.name)}' for camera '{camera.name}' of robot "
-                f"'{robot.name}'; its videos: {', '.join(dataset.meta.video_keys) or 'none'}."
-            )
-    if abs(dataset.fps - robot.control_rate_hz) > 1e-6:
-        raise DatasetError(
-            f"dataset {root} was recorded at {dataset.fps} Hz but robot '{robot.name}' is controlled at "
-            f"{robot.control_rate_hz} Hz: a chunk would play at the wrong speed. Use a robot file with that rate."
-        )
+def _open(root: Path) -> Any:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-
-def _check_finite(values: np.ndarray, episode: np.ndarray, key: str, robot: RobotSpec, root: Path) -> None:
-    broken = np.argwhere(~np.isfinite(values))
-    if len(broken):
-        frame, column = broken[0]
+    try:
+        # torchcodec needs the system's ffmpeg and does not load everywhere; PyAV brings its own
+        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav", return_uint8=True)
+    except Exception as error:
         raise DatasetError(
-            f"dataset {root} holds {values[frame, column]} in column '{key}', '{robot.action_names[column]}', episode "
-            f"{episode[frame]} (frame {frame}; {len(broken)} such values in all): training on it would ruin the model. "
-            "Delete that episode with lerobot's dataset tools, or record it again."
-        )
+            f"dataset {root} cannot be opened ({type(error).__name__}: {error}): a file is missing or cut short. Copy "
+            "it again, or collect it again."
+        ) from error
 
 
 def _decoded_frames(
@@ -193,7 +144,7 @@ def _decode(dataset: Any, episode: int, key: str, seconds: np.ndarray) -> np.nda
         chw = decode_video_frames(path, (seconds + offset).tolist(), dataset.tolerance_s, "pyav", return_uint8=True)
     except Exception as error:
         raise DatasetError(
-            f"video '{key}' of episode {episode} cannot be decoded ({type(error).__name__}: {error}): {path} is missing or "
-            "cut short. Copy the dataset again, or collect it again."
+            f"video '{key}' of episode {episode} cannot be decoded ({type(error).__name__}: {error}): {path} is "
+            "missing or cut short. Copy the dataset again, or collect it again."
         ) from error
     return chw.permute(0, 2, 3, 1).numpy()

@@ -59,8 +59,8 @@ def check_dataset(root: Path, robot: RobotSpec) -> DatasetSummary:
     lengths = tuple(int(episode["length"]) for episode in episodes)
     if meta is not None and tuple(episode.steps for episode in meta.episodes) != lengths:
         raise DatasetError(
-            f"{root}/meta/wam.json lists {len(meta.episodes)} episodes of {sum(e.steps for e in meta.episodes)} steps but "
-            f"the tables hold {len(lengths)} of {sum(lengths)}: they are not from one recording; {FIX}"
+            f"{root}/meta/wam.json lists {len(meta.episodes)} episodes of {sum(e.steps for e in meta.episodes)} steps "
+            f"but the tables hold {len(lengths)} of {sum(lengths)}: they are not from one recording; {FIX}"
         )
     return DatasetSummary(root=root, episodes=len(lengths), frames=sum(lengths), lengths=lengths, meta=meta)
 
@@ -134,7 +134,8 @@ def _read_episodes(root: Path, info: Mapping[str, Any]) -> list[dict[str, Any]]:
     episodes.sort(key=lambda episode: episode["episode_index"])
     if [episode["episode_index"] for episode in episodes] != list(range(info["total_episodes"])):
         raise DatasetError(
-            f"{root}/meta/episodes lists {len(episodes)} episodes but info.json promises {info['total_episodes']}: {FIX}"
+            f"{root}/meta/episodes lists {len(episodes)} episodes but info.json promises {info['total_episodes']}: "
+            f"{FIX}"
         )
     frames = sum(episode["length"] for episode in episodes)
     if frames != info["total_frames"]:
@@ -203,8 +204,8 @@ def _check_videos(root: Path, info: Mapping[str, Any], episodes: list[dict[str, 
         key = image_key(camera.name)
         if info["features"][key]["dtype"] != "video":
             raise DatasetError(
-                f"dataset {root}: '{key}' is stored as {info['features'][key]['dtype']} but only video is read: convert "
-                "it with lerobot-edit-dataset."
+                f"dataset {root}: '{key}' is stored as {info['features'][key]['dtype']} but only video is read: "
+                "convert it with lerobot-edit-dataset."
             )
         owners: dict[Path, list[dict[str, Any]]] = {}
         for episode in episodes:

@@ -20,7 +20,7 @@ from wam.robot import RobotSpec
 __all__ = ["DatasetMeta", "EpisodeMeta", "meta_path", "read_meta", "robot_differences", "write_meta"]
 
 FORMAT = 1
-STAMP = "stamp"  # dataset key of robot time [s]; without LeRobot's "observation." prefix, so no policy reads it as state
+STAMP = "stamp"  # dataset key of robot time [s]; without the prefix "observation.", so no policy reads it as state
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class DatasetMeta:
     failed_seeds: tuple[int, ...] = ()  # seeds that were tried and left out because the expert failed
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the recording command was asked for
     versions: Mapping[str, str] = field(default_factory=dict)  # of the packages that shaped the data
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)  # what recording cost, by stage [s]; a report only
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain lists, strings and numbers, the exact inverse of ``from_dict``."""
@@ -57,6 +58,7 @@ class DatasetMeta:
             "failed_seeds": list(self.failed_seeds),
             "settings": dict(self.settings),
             "versions": dict(self.versions),
+            "cpu_seconds": dict(self.cpu_seconds),
         }
 
     @classmethod
@@ -71,7 +73,7 @@ class DatasetMeta:
             DatasetError: Another format, a missing field or a value of the wrong type.
         """
         if not isinstance(data, Mapping):
-            raise DatasetError(f"{source} must be a JSON object but is {type(data).__name__}: record the dataset again.")
+            raise DatasetError(f"{source} must be a JSON object but is a {type(data).__name__}: record it again.")
         if data.get("format") != FORMAT:
             raise DatasetError(
                 f"{source} has format {data.get('format')!r} but this version reads format {FORMAT}: "
@@ -88,6 +90,7 @@ class DatasetMeta:
                 failed_seeds=tuple(int(seed) for seed in data.get("failed_seeds", ())),
                 settings=dict(data.get("settings", {})),
                 versions=dict(data.get("versions", {})),
+                cpu_seconds=dict(data.get("cpu_seconds", {})),
             )
         except (TypeError, ValueError, RobotSpecError) as error:
             raise DatasetError(f"{source} is malformed: {error}; record the dataset again.") from error
@@ -119,7 +122,7 @@ def read_meta(root: Path) -> DatasetMeta | None:
     try:
         data = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not valid JSON ({error}): it was truncated; record the dataset again.") from error
+        raise DatasetError(f"{path} is not valid JSON ({error}): it was truncated; record it again.") from error
     return DatasetMeta.from_dict(data, source=str(path))
 
 

@@ -114,7 +114,7 @@ def run_probe(name: str, environment: Mapping[str, str] | None = None) -> Findin
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Finding(status=BROKEN, value=f"no answer within {PROBE_TIMEOUT_S:.0f} s")
+        return Finding(status=BROKEN, value=f"no answer within {PROBE_TIMEOUT_S:g} s")
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
         return Finding(status=BROKEN, value=f"exit status {result.returncode}: {last}")

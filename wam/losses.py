@@ -1,8 +1,8 @@
 """Training losses of one batch: denoise action chunks and, beside them, one future frame.
 
 The observation is encoded once; two noise draws per sample share it for the actions, and a share of the batch also
-predicts the future frame. Video and actions carry independent noise levels (METHOD.md, section 3). The clean frame has no
-loss of its own; padded actions and padded frames are masked.
+predicts the future frame. Video and actions carry independent noise levels. The clean frame has no loss of its own;
+padded actions and padded frames are masked.
 
 Shape legend: B batch, R noise draws, H chunk, A action width, N tokens, Z values of a video token.
 """

@@ -19,7 +19,7 @@ from typing import Any
 from wam.config import ModelConfig
 from wam.errors import BundleError, WamError, unknown_name
 from wam.robot import RobotSpec
-from wam.strict_json import checked_fields, checked_mapping, checked_scalar, checked_texts, parse_json
+from wam.strict_json import checked_fields, checked_list, checked_mapping, checked_scalar, checked_texts, parse_json
 from wam.transforms import Transforms
 
 __all__ = [
@@ -183,6 +183,8 @@ def read_manifest(folder: Path) -> Manifest:
         data = parse_json(path.read_text())
     except ValueError as error:  # also JSONDecodeError and UnicodeDecodeError
         raise BundleError(f"{path} is not valid JSON: {error}; {COPY_FIX}") from error
+    if not isinstance(data, Mapping):
+        raise BundleError(f"{path} must be a JSON object but is {type(data).__name__}: {EXPORT_FIX}")
     return Manifest.from_dict(data, source=str(path))
 
 
@@ -192,9 +194,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_format(data: Any, source: str) -> None:
-    if not isinstance(data, Mapping):
-        raise BundleError(f"{source} must be a JSON object but is {type(data).__name__}: {EXPORT_FIX}")
+def _check_format(data: Mapping[str, Any], source: str) -> None:
     version = data.get("format_version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise BundleError(f"{source}: format_version is {version!r} but must be a whole number from 1: {EXPORT_FIX}")
@@ -207,19 +207,21 @@ def _check_format(data: Any, source: str) -> None:
 
 def _graph(data: Any, where: str) -> GraphSpec:
     fields = checked_fields(GraphSpec, data, where)
-    sides = {side: tuple(_tensor(item, f"{where}.{side}") for item in fields[side]) for side in ("inputs", "outputs")}
-    return GraphSpec(file=fields["file"], **sides)
+    inputs, outputs = (
+        tuple(_tensor(item, f"{where}.{side}") for item in checked_list(fields, side, where))
+        for side in ("inputs", "outputs")
+    )
+    return GraphSpec(file=fields["file"], inputs=inputs, outputs=outputs)
 
 
 def _tensor(data: Any, where: str) -> TensorSpec:
     fields = checked_fields(TensorSpec, data, where)
     if fields["dtype"] not in DTYPES:
         raise BundleError(f"{where}: " + unknown_name("dtype", fields["dtype"], DTYPES))
-    if not isinstance(fields["shape"], list | tuple):
-        raise BundleError(f"{where}: shape is {fields['shape']!r} but must be a list of sizes.")
-    for size in fields["shape"]:
+    shape = tuple(checked_list(fields, "shape", where))
+    for size in shape:
         checked_scalar(int, size, f"{where}: shape of '{fields['name']}'")
-    return TensorSpec(name=fields["name"], shape=tuple(fields["shape"]), dtype=fields["dtype"])
+    return TensorSpec(name=fields["name"], shape=shape, dtype=fields["dtype"])
 
 
 def _parity(data: Any, where: str) -> ParityReport:

@@ -1,9 +1,9 @@
 """The world-action model: a video expert and an action expert that share attention layer by layer.
 
-Tokens come in three groups (``wam.visibility``): F clean frames, V future video, A action chunk. F and V run through the
-video expert, A through the action expert. Proprio is one more token of the text context. The network is only ever called
-on groups, so no attention mask is needed; keys and values of groups computed earlier are passed in, which is why cached
-inference and the uncached forward run the same code.
+Tokens come in three groups (``wam.visibility``): F clean frames, V future video, A action chunk. F and V run through
+the video expert, A through the action expert. Proprio is one more token of the text context. The network is only ever
+called on groups, so no attention mask is needed; keys and values of groups computed earlier are passed in, which is why
+cached inference and the uncached forward run the same code.
 
 Source: Fast-WAM (arXiv 2603.16666), DreamZero (arXiv 2602.15922).
 

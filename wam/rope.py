@@ -1,8 +1,8 @@
 """Rotary positions with real cosine and sine tables.
 
-Pairs are neighbours (2i, 2i + 1), as in Wan. Video tokens split a head into time, height and width parts (44 / 42 / 42 of
-128: height and width take 2·(d // 6) each and time the rest); actions use the whole head for their step. Complex tensors
-are avoided because both ONNX exporters refuse them.
+Pairs are neighbours (2i, 2i + 1), as in Wan. Video tokens split a head into time, height and width parts (44 / 42 / 42
+of 128: height and width take 2·(d // 6) each and time the rest); actions use the whole head for their step. Complex
+tensors are avoided because both ONNX exporters refuse them.
 
 Source: Su et al., RoFormer (arXiv 2104.09864); split as in Wan 2.1 (arXiv 2503.20314).
 

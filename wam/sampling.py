@@ -1,7 +1,7 @@
 """Samplers: noise → action chunk, noise → imagined frame.
 
-Euler steps over a shifted schedule (``wam.flow``). Noise is always passed in, so that a seed decides the outcome and the
-same noise can be given to two backends.
+Euler steps over a shifted schedule (``wam.flow``). Noise is always passed in, so that a seed decides the outcome and
+the same noise can be given to two backends.
 
 Shape legend: B batch, K cameras, H chunk, A action width, N tokens, Z values of a video token.
 """

@@ -54,8 +54,8 @@ class Observation:
             shape = (expected[name].height_px, expected[name].width_px, 3)
             if image.shape != shape or image.dtype != np.uint8:
                 raise ValueContractError(
-                    f"image of camera '{name}' is {image.shape} {image.dtype} but robot '{robot.name}' promises {shape} "
-                    "uint8 (height, width, RGB): resize or convert it at the camera, or correct the robot file."
+                    f"image of camera '{name}' is {image.shape} {image.dtype} but robot '{robot.name}' promises "
+                    f"{shape} uint8 (height, width, RGB): resize or convert it at the camera, or mend the robot file."
                 )
         _check_vector("proprio", self.proprio, robot)
         if not np.isfinite(self.stamp):

@@ -12,7 +12,7 @@ from typing import Any
 
 from wam.errors import BundleError, unknown_name
 
-__all__ = ["checked_fields", "checked_mapping", "checked_scalar", "checked_texts", "parse_json"]
+__all__ = ["checked_fields", "checked_list", "checked_mapping", "checked_scalar", "checked_texts", "parse_json"]
 
 
 def parse_json(text: str) -> Any:
@@ -77,6 +77,17 @@ def checked_mapping(fields: Mapping[str, Any], name: str, where: str) -> dict[st
     if not isinstance(fields[name], Mapping):
         raise BundleError(f"{where}: {name} is {fields[name]!r} but must be an object of fields.")
     return dict(fields[name])
+
+
+def checked_list(fields: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    """Returns a field that must be a list.
+
+    Raises:
+        BundleError: It is something else.
+    """
+    if not isinstance(fields[name], list | tuple):
+        raise BundleError(f"{where}: {name} is {fields[name]!r} but must be a list.")
+    return list(fields[name])
 
 
 def checked_texts(data: Mapping[str, Any], where: str) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 A latent is one 8×8 RGB patch on its first C principal components, each divided by the square root of its standard
 deviation (half-whitened: strong components stay stronger, weak ones are not noise). Fitting is one eigendecomposition,
-under a second; there is nothing to train and nothing that can lose colour. Latents are then grouped 2×2 into video tokens.
+under a second; there is nothing to train and nothing that can lose colour. Latents are then grouped 2×2 into video
+tokens.
 
 Shape legend: B batch, K cameras, C latent channels, N tokens of one instant, Z = 4·C token values.
 """

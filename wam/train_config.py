@@ -1,4 +1,4 @@
-"""What ``wam train`` can be told: one frozen dataclass, which is the command line and is saved with every checkpoint."""
+"""What ``wam train`` can be told: one frozen dataclass, the command line and what is saved with every checkpoint."""
 
 import dataclasses
 import json
@@ -78,6 +78,6 @@ class TrainConfig:
         ]
         if changed:
             raise ConfigError(
-                f"{self.out} holds a run with other settings ({'; '.join(changed)}): give the same settings to go on, or "
-                "another --out to start anew."
+                f"{self.out} holds a run with other settings ({'; '.join(changed)}): give the same settings to go on, "
+                "or another --out to start anew."
             )

@@ -1,7 +1,6 @@
 """From a dataset folder to everything a training loop reads: episodes, transforms, samplers."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from wam.batches import FrameSampler
 from wam.config import ModelConfig, preset
 from wam.dataset import Episodes, load_episodes
+from wam.dataset_meta import read_meta
 from wam.errors import DatasetError
 from wam.normalise import Normaliser
 from wam.robot import RobotSpec, load_robot
@@ -75,18 +75,13 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
 def _robot(config: TrainConfig) -> RobotSpec:
     if config.robot:
         return load_robot(config.robot)
-    described = config.dataset / "meta" / "wam.json"
-    if not (config.dataset / "meta" / "info.json").is_file():
+    meta = read_meta(config.dataset)
+    if meta is None:
         raise DatasetError(
-            f"no LeRobot dataset at {config.dataset} (meta/info.json is missing): record one with `wam collect --out "
-            f"{config.dataset}`, or give the folder that holds meta/, data/ and videos/."
+            f"dataset {config.dataset} is missing, or does not say which robot it is of (no meta/wam.json): record one "
+            "with `wam collect`, correct the path, or name the robot file with --robot when another tool recorded it."
         )
-    if not described.is_file():
-        raise DatasetError(
-            f"dataset {config.dataset} does not say which robot it is of (meta/wam.json is missing, so it was not "
-            "recorded by this project): name the robot file with --robot."
-        )
-    return RobotSpec.from_dict(json.loads(described.read_text())["robot"], source=f"{described}: robot")
+    return meta.robot
 
 
 def _split(count: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 Images are centre-cropped to the model's aspect ratio and resized (area averaging); proprio and actions are normalised;
 actions are absolute joint targets or, chunk-relative, differences to the proprio of the observation that produced the
-chunk (the *anchor*, METHOD.md section 4), with grippers kept absolute. They travel as JSON inside checkpoints and
+chunk (the *anchor*), with grippers kept absolute. They travel as JSON inside checkpoints and
 bundles.
 
 Shape legend: K cameras, H chunk, A action width, P proprio width (P = A).

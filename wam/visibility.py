@@ -1,8 +1,8 @@
 """Who may see whom: the one place that decides attention between clean frames, future video and actions.
 
-F = clean tokens of the observation, V = future video, A = action chunk. The rule is a table of groups (METHOD.md,
-section 2); attention over whole groups needs no mask at all, so training, cached inference and export all use
-``visible`` directly and ``attention_mask`` is its dense form for proofs and for kernels that want one.
+F = clean tokens of the observation, V = future video, A = action chunk. The rule is a table of groups; attention over
+whole groups needs no mask at all, so training, cached inference and export all use ``visible`` directly and
+``attention_mask`` is its dense form for proofs and for kernels that want one.
 
 F never looks ahead in any question. Hence its keys and values can be computed once per observation and cached, and the
 cached result is exactly the uncached one.

@@ -1,0 +1,62 @@
+"""What an inference backend is: three stages, called in order, that hide where keys and values live.
+
+``encode_prompt`` runs once per task, ``encode_context`` once per observation and ``denoise`` once per action chunk.
+Keys and values stay with the backend, on its device: only images, proprio, noise and the finished chunk cross this
+border.
+
+Shape legend: K cameras, H chunk length, A action width, P proprio width, T prompt words.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["Backend", "Imaginer"]
+
+
+class Backend(Protocol):
+    """Runs the model of one bundle, batch 1."""
+
+    name: str  # as in policy.load.BACKENDS
+    device: str  # "cpu" or "cuda"
+    threads: int  # CPU threads inside one operator
+
+    def encode_prompt(self, token_ids: np.ndarray) -> Any:
+        """Encodes an instruction.
+
+        Args:
+            token_ids: (T,) int64 of ``wam.text.token_ids``.
+
+        Returns:
+            A handle for ``encode_context``; it stays valid as long as the backend.
+        """
+
+    def encode_context(self, images: np.ndarray, proprio: np.ndarray, prompt: Any) -> None:
+        """Encodes an observation and keeps the result for ``denoise``.
+
+        Args:
+            images: (K, height, width, 3) rgb_hwc_u8 at the model's size.
+            proprio: (P,) float32, normalised.
+            prompt: A handle of ``encode_prompt``.
+        """
+
+    def denoise(self, noise: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
+        """Denoises an action chunk for the observation encoded last.
+
+        Args:
+            noise: (H, A) float32, standard normal.
+            sigmas: Noise levels from 1 down to 0; one network evaluation per interval.
+
+        Returns:
+            (H, A) float32, normalised; a fresh array.
+        """
+
+
+class Imaginer(Protocol):
+    """Predicts what the cameras will see."""
+
+    def imagine(
+        self, images: np.ndarray, proprio: np.ndarray, token_ids: np.ndarray, *, n_steps: int, seed: int
+    ) -> np.ndarray:
+        """Returns (K, height, width, 3) rgb_hwc_u8, ``future_offset`` control steps ahead; arguments as above."""

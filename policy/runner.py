@@ -1,0 +1,157 @@
+"""Policy: one observation in, one action chunk out, both checked.
+
+observation → validate → transforms → (prompt, once per task) → context → N denoising steps → decode → validate → chunk.
+A chunk that is not finite never leaves here: ``infer`` raises instead.
+
+Shape legend: K cameras, H chunk length, A action width, P proprio width, T prompt words.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from policy.backend import Backend, Imaginer
+from policy.errors import PolicyError
+from wam.manifest import Manifest
+from wam.sigmas import sigma_schedule
+from wam.spec import ActionChunk, Observation
+from wam.text import token_ids
+
+__all__ = ["Policy"]
+
+CACHED_PROMPTS = 16  # instructions kept encoded; the oldest is dropped, so free text cannot fill the memory
+WARM_UP_CHUNKS = 3  # the first runs allocate and pick kernels; they must not be a robot's first chunk
+IMAGINATION_STEPS = 10  # denoising steps of an imagined frame; it is looked at, not waited for
+
+
+class Policy:
+    """A loaded bundle on a backend.
+
+    Args:
+        manifest: Of the bundle.
+        backend: Runs its model.
+        n_steps: Denoising steps per chunk; None takes the manifest's.
+        imaginer: Makes what ``imagine`` needs, at its first call.
+
+    Raises:
+        PolicyError: n_steps is below 1.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        backend: Backend,
+        *,
+        n_steps: int | None = None,
+        imaginer: Callable[[], Imaginer] | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.n_steps = manifest.n_steps if n_steps is None else n_steps
+        if self.n_steps < 1:
+            raise PolicyError(f"n_steps is {self.n_steps} but a chunk needs at least 1 denoising step.")
+        self._backend = backend
+        self._make_imaginer = imaginer
+        self._imaginer: Imaginer | None = None
+        self._sigmas = tuple(sigma_schedule(self.n_steps, manifest.model.action_shift))
+        self._prompts: dict[str, Any] = {}
+        self._chunks = 0
+
+    @property
+    def chunk_length(self) -> int:
+        """H, actions per chunk."""
+        return self.manifest.chunk_length
+
+    @property
+    def control_dt(self) -> float:
+        """Time between two actions [s]."""
+        return self.manifest.control_dt
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the inference backend."""
+        return self._backend.name
+
+    @property
+    def device(self) -> str:
+        """Device and CPU threads of the backend, in words."""
+        return f"{self._backend.device}, {self._backend.threads} thread(s)"
+
+    def reset(self) -> None:
+        """Begins an episode: noise seeds count from 0 again. Encoded prompts stay, they depend on the text alone."""
+        self._chunks = 0
+
+    def warm_up(self) -> None:
+        """Runs a few chunks on black images, so that the first real one is as fast as the others."""
+        model = self.manifest.model
+        images = np.zeros((model.n_cameras, *model.image_size_px, 3), dtype=np.uint8)
+        prompt = self._backend.encode_prompt(token_ids("", model.prompt_length))
+        for _ in range(WARM_UP_CHUNKS):
+            self._backend.encode_context(images, np.zeros(model.action_dim, dtype=np.float32), prompt)
+            self._backend.denoise(np.zeros((self.chunk_length, model.action_dim), dtype=np.float32), self._sigmas)
+
+    def infer(self, observation: Observation, *, noise_seed: int | None = None) -> ActionChunk:
+        """Plans one chunk.
+
+        Args:
+            observation: What the robot sees and where it is.
+            noise_seed: Seed of the chunk's noise; None counts 0, 1, 2, … from construction or ``reset``.
+
+        Returns:
+            (H, A) absolute targets from ``observation.stamp`` on, anchored at its proprio.
+
+        Raises:
+            ValueContractError: The observation does not fit the robot, or the model's output is not finite.
+        """
+        images, proprio = self._encode(observation)
+        seed = self._chunks if noise_seed is None else noise_seed
+        self._chunks += 1
+        shape = (self.chunk_length, self.manifest.model.action_dim)
+        noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+        self._backend.encode_context(images, proprio, self._prompt(observation.task))
+        normalised = self._backend.denoise(noise, self._sigmas)
+        anchor = observation.proprio.copy()
+        chunk = ActionChunk(
+            actions=self.manifest.transforms.decode_actions(normalised, anchor),
+            stamp=observation.stamp,
+            control_dt=self.control_dt,
+            anchor=anchor,
+        )
+        return chunk.validate(self.manifest.robot)
+
+    def imagine(self, observation: Observation, *, noise_seed: int | None = None) -> dict[str, np.ndarray]:
+        """Predicts what each camera sees ``manifest.model.future_offset`` control steps after the observation.
+
+        Args:
+            observation: As for ``infer``.
+            noise_seed: Seed of the frame's noise; None is 0.
+
+        Returns:
+            Camera name → (height, width, 3) rgb_hwc_u8 at the model's image size.
+
+        Raises:
+            PolicyError: This policy was made without an imaginer, or torch is not installed (``BackendError``).
+            ValueContractError: The observation does not fit the robot.
+        """
+        images, proprio = self._encode(observation)
+        if self._imaginer is None:
+            if self._make_imaginer is None:
+                raise PolicyError("this policy cannot imagine: open the bundle with policy.load.load_policy.")
+            self._imaginer = self._make_imaginer()
+        ids = token_ids(observation.task, self.manifest.model.prompt_length)
+        frames = self._imaginer.imagine(images, proprio, ids, n_steps=IMAGINATION_STEPS, seed=noise_seed or 0)
+        return dict(zip(self.manifest.cameras, frames, strict=True))
+
+    def _encode(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (K, height, width, 3) uint8 images and (P,) float32 normalised proprio."""
+        observation.validate(self.manifest.robot)
+        transforms = self.manifest.transforms
+        images = transforms.images(observation.images, self.manifest.cameras)
+        return images, transforms.normalise_proprio(observation.proprio)
+
+    def _prompt(self, task: str) -> Any:
+        if task not in self._prompts:
+            while len(self._prompts) >= CACHED_PROMPTS:
+                self._prompts.pop(next(iter(self._prompts)))
+            self._prompts[task] = self._backend.encode_prompt(token_ids(task, self.manifest.model.prompt_length))
+        return self._prompts[task]

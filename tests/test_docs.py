@@ -1,0 +1,60 @@
+"""The code in docs/ runs as it stands there: YAML blocks are valid robots, Python blocks run one after the other."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wam.robot import RobotSpec
+
+DOCUMENTS = sorted((Path(__file__).resolve().parent.parent / "docs").glob("*.md"))
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_python_blocks_run(document: Path, repository: Path) -> None:
+    code = "\n".join(blocks(document, "python"))
+    # A process of its own, because a document may register tasks.
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_yaml_blocks_are_valid_robots(document: Path) -> None:
+    for block in blocks(document, "yaml"):
+        data = yaml.safe_load(block)
+        assert RobotSpec.from_dict(data).name == data["name"]
+
+
+def test_there_is_something_to_check() -> None:
+    names = {path.name for path in DOCUMENTS}
+    assert {"adding_a_robot.md", "adding_a_task.md"} <= names
+    assert any(blocks(path, "yaml") for path in DOCUMENTS)
+    assert any(blocks(path, "python") for path in DOCUMENTS)
+
+
+def test_linked_documents_exist(repository: Path) -> None:
+    wrong = []
+    for document in [*DOCUMENTS, *repository.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
+            if "://" not in target and not (document.parent / target).exists():
+                wrong.append(f"{document.name}: {target}")
+    assert not wrong, wrong
+
+
+def test_files_a_document_names_exist(repository: Path) -> None:
+    folders = "wam|policy|sim|calibration|ros_nodes|tests|config|docs|requirements"
+    wrong = []
+    for document in [*DOCUMENTS, *repository.glob("*.md")]:
+        for name in re.findall(rf"`((?:{folders})/[\w./]+\.(?:py|md|yaml|xml|txt|sh))`", document.read_text()):
+            if not (repository / name).exists() and "my_arm" not in name:  # my_arm is the reader's robot
+                wrong.append(f"{document.name}: {name}")
+    assert not wrong, wrong

@@ -1,0 +1,48 @@
+"""Checkpoints with random weights: as large and as fast as trained ones, for measuring speed and for tests."""
+
+from pathlib import Path
+
+import torch
+
+from wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from wam.config import preset
+from wam.model import WorldActionModel
+from wam.normalise import Normaliser
+from wam.robot import RobotSpec
+from wam.transforms import Transforms
+
+__all__ = ["save_untrained_checkpoint"]
+
+
+def save_untrained_checkpoint(run: Path, robot: RobotSpec, *, preset_name: str = "tiny", seed: int = 0) -> Checkpoint:
+    """Writes and loads a checkpoint whose weights were never trained.
+
+    Args:
+        run: Run folder to put it in.
+        robot: Robot it is for; actions are normalised with its limits, so chunks stay inside them.
+        preset_name: Model preset.
+        seed: Seed of the weights; torch's own generator is left as it was.
+
+    Returns:
+        The checkpoint, as ``load_checkpoint`` gives it.
+    """
+    config = preset(preset_name, robot)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = WorldActionModel(config)
+    middle, half = (robot.lower + robot.upper) / 2, (robot.upper - robot.lower) / 2
+    limits = Normaliser(offset=tuple(middle.tolist()), scale=tuple(half.tolist()), bound=1.0)
+    transforms = Transforms(
+        image_size_px=config.image_size_px, proprio=limits, action=limits, gripper=robot.gripper is not None
+    )
+    save_checkpoint(
+        run,
+        0,
+        averaged=model.state_dict(),
+        training={},
+        config=config,
+        transforms=transforms,
+        robot=robot,
+        meta={"untrained": True},
+    )
+    return load_checkpoint(run)

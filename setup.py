@@ -34,7 +34,6 @@ SIM = [
     "scipy>=1.14",
 ]
 TRAIN = [
-    "datasets>=4.8",
     "jaxtyping>=0.3",
     "lerobot[dataset]==0.6.1",
     "pyarrow>=21.0",

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def encode_video(frames: np.ndarray, fps: int, codec: VideoCodec) -> bytes:
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream(codec.vcodec, fps, options=codec.options())
+        stream: Any = container.add_stream(codec.vcodec, fps, options=codec.options())
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = codec.pix_fmt
         stream.time_base = Fraction(1, fps)
@@ -104,7 +105,8 @@ def join_videos(parts: Sequence[Path], out: Path, fps: int) -> None:
     import av
 
     with av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as joined:
-        stream, count = None, 0
+        stream: Any = None
+        count = 0
         for part in parts:
             with av.open(str(part)) as source:
                 if stream is None:

@@ -27,6 +27,7 @@ SERVO_LAG = 0.05  # how far the servos trail their setpoint [s]; steps start at 
 NOISE_SECONDS = 0.4  # correlation time of the perturbation [s]: long enough to push the arm off, short against a task
 BURST_SECONDS = 0.5  # mean length of a perturbed stretch [s]
 QUIET_SECONDS = 0.8  # mean length of the stretch after it [s]: time to recover, so that episodes still succeed
+GRIPPER_SHARE = 0.4  # share of those stretches that also do the opposite with the gripper: a grasp missed or lost
 HOVER = 0.085  # height over the grasp from which the gripper descends [m]: finger ends clear a cube
 LIFT_Z = 0.125  # where a lifted cube is held [m]
 CARRY_Z = 0.15  # tip height while carrying [m]: the cube's lower edge clears the bin
@@ -69,6 +70,7 @@ class ScriptedExpert:
         """Forgets the perturbation, for a new episode."""
         self._offset = np.zeros(len(self._turn_rate))
         self._in_burst = False
+        self._slips = False
 
     def act(self) -> np.ndarray:
         """Returns the clean next target, (A,) float32 [rad, opening]: the label to record."""
@@ -87,14 +89,15 @@ class ScriptedExpert:
         """Returns the target to execute in place of ``action``: its joints plus bursts of time-correlated noise.
 
         Record what ``act`` returned and execute what this returns. A burst drives the arm where the clean expert would
-        not go, and the labels there lead back (DART, Laskey et al. 2017; ours comes and goes). The gripper is left
-        alone.
+        not go, and the labels there lead back (DART, Laskey et al. 2017; ours comes and goes). Some bursts also close
+        the gripper too early or open it too late: a policy that never saw an empty closed gripper would lift it.
         """
         if self._noise == 0:
             return action
         dt = self._sim.control_dt
         if self._rng.random() < dt / (BURST_SECONDS if self._in_burst else QUIET_SECONDS):
             self._in_burst = not self._in_burst
+            self._slips = self._in_burst and self._rng.random() < GRIPPER_SHARE
         keep = np.exp(-dt / NOISE_SECONDS)
         fresh = self._rng.normal(0.0, self._noise, self._offset.shape)
         self._offset = keep * self._offset + np.sqrt(1 - keep**2) * fresh  # stationary: its std is self._noise
@@ -102,6 +105,8 @@ class ScriptedExpert:
             return action
         executed = action.copy()
         executed[: len(self._offset)] += self._offset.astype(np.float32)
+        if self._slips:
+            executed[-1] = 1.0 - executed[-1]
         return np.clip(executed, self._sim.robot.lower, self._sim.robot.upper)
 
 
@@ -111,7 +116,12 @@ def _shorten(vector: np.ndarray, length: float) -> np.ndarray:
 
 def _square_yaw(state: SceneState) -> float:
     """The cube's heading, of its four equal ones the nearest to straight ahead [rad]."""
-    return (state.cube_yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    return _wrap(state.cube_yaw, np.pi / 2)
+
+
+def _wrap(angle: float, period: float) -> float:
+    """The equal angle nearest to zero, when turning by ``period`` [rad] changes nothing."""
+    return (angle + period / 2) % period - period / 2
 
 
 def _reach(state: SceneState) -> Waypoint:
@@ -129,9 +139,21 @@ def _grasp(state: SceneState) -> Waypoint:
         at_cube = sideways < 0.025 and abs(offset[2]) < 0.025
     if at_cube:
         return Waypoint(tip=state.cube, yaw=yaw, opening=0.0)
-    # A funnel: the nearer to the cube's vertical axis, the lower. Half-closed fingers would land on the cube.
-    height = HOVER if state.opening < 0.75 else np.clip(3.0 * (sideways - 0.012), 0.0, HOVER)
-    return Waypoint(tip=state.cube + (0, 0, height), yaw=yaw, opening=1.0)
+    # Half-closed fingers would land on the cube: wait above it.
+    least = HOVER if state.opening < 0.75 else 0.0
+    return Waypoint(tip=_descend(state.tip, state.cube, least), yaw=yaw, opening=1.0)
+
+
+def _descend(tip: np.ndarray, foot: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """Where to go next on the way down to ``foot``, (3,) each [m].
+
+    A funnel: the nearer to the foot's vertical axis, the lower; ``least`` is its lowest height over the foot. A tip that
+    is far away and low rises before it goes across, or the fingers would sweep the cube away.
+    """
+    away = float(np.linalg.norm(foot[:2] - tip[:2]))
+    height = foot[2] + max(least, min(HOVER, 3.0 * (away - 0.012)))
+    across = float(np.clip(1.0 - (height - tip[2] - 0.02) / 0.03, 0.0, 1.0))
+    return np.array([*(tip[:2] + across * (foot[:2] - tip[:2])), height])
 
 
 def _lift(state: SceneState) -> Waypoint:
@@ -165,7 +187,7 @@ def _push(state: SceneState) -> Waypoint:
     if distance < 0.012:
         return Waypoint(tip=np.array([*state.tip[:2], PUSH_Z + HOVER]), yaw=state.tip_yaw, opening=0.0)
     ahead = way / distance
-    yaw = float(np.arctan2(ahead[1], ahead[0]))
+    yaw = _wrap(float(np.arctan2(ahead[1], ahead[0])), np.pi)  # closed fingers are the same turned round
     offset = state.tip[:2] - state.cube[:2]
     along, sideways = float(offset @ ahead), float(abs(ahead[0] * offset[1] - ahead[1] * offset[0]))
     behind = along < -CUBE_HALF and sideways < (0.012 if along < -PUSH_CLEARANCE else 0.02)
@@ -173,10 +195,8 @@ def _push(state: SceneState) -> Waypoint:
         # A near point on the cube's line to the goal: the tip gets back behind the middle while it pushes.
         aim = state.cube[:2] + (min(distance, PUSH_LOOKAHEAD) - PUSH_CONTACT) * ahead
         return Waypoint(tip=np.array([*aim, PUSH_Z]), yaw=yaw, opening=0.0)
-    start = state.cube[:2] - (PUSH_CLEARANCE + 0.008) * ahead
-    away = float(np.linalg.norm(start - state.tip[:2]))
-    height = PUSH_Z + float(np.clip(3.0 * (away - 0.012), 0.0, HOVER))
-    return Waypoint(tip=np.array([*start, height]), yaw=yaw, opening=0.0)
+    start = np.array([*(state.cube[:2] - (PUSH_CLEARANCE + 0.008) * ahead), PUSH_Z])
+    return Waypoint(tip=_descend(state.tip, start), yaw=yaw, opening=0.0)
 
 
 def _known(point_xy: np.ndarray | None) -> np.ndarray:

@@ -22,7 +22,7 @@ def test_python_blocks_run(document: Path, repository: Path) -> None:
     code = "\n".join(blocks(document, "python"))
     # A process of its own, because a document may register tasks.
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
 

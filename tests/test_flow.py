@@ -1,5 +1,7 @@
 """Flow matching against analytic answers."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,11 +11,10 @@ from wam.flow import (
     add_noise,
     bell_weight,
     euler_step,
-    shift_sigma,
-    sigma_schedule,
     velocity_from_x,
     velocity_target,
 )
+from wam.sigmas import shift_sigma, sigma_schedule
 
 
 def test_ends_of_the_path_are_data_and_noise():
@@ -27,7 +28,7 @@ def test_euler_is_exact_on_the_constant_field_of_one_sample(n_steps: int, shift:
     x, noise = torch.randn(1, 5).double(), torch.randn(1, 5).double()
     sigmas = sigma_schedule(n_steps, shift)
     state = noise
-    for now, later in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, later in itertools.pairwise(sigmas):
         levels = torch.tensor([[now], [later]]).double()
         state = euler_step(state, velocity_target(x, noise), levels[0], levels[1])
     assert torch.allclose(state, x, atol=1e-9)
@@ -44,7 +45,7 @@ def test_schedule_falls_from_one_to_zero(n_steps: int, shift: float):
     sigmas = sigma_schedule(n_steps, shift)
     assert sigmas[0] == pytest.approx(1.0)
     assert sigmas[-1] == 0.0
-    assert all(now > later for now, later in zip(sigmas[:-1], sigmas[1:], strict=True))
+    assert all(now > later for now, later in itertools.pairwise(sigmas))
 
 
 def test_last_of_four_steps_with_shift_five_starts_at_0_625():

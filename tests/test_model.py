@@ -16,11 +16,11 @@ from wam.visibility import Group, Question, attention_mask
 EXACT = {"atol": 2e-6, "rtol": 1e-5}  # float32 rounding: batched and cached matmuls add up in another order
 
 
-@pytest.fixture(params=["tiny", "micro", "qk_norm", "velocity"])
+@pytest.fixture(params=["tiny", "micro", "bare", "velocity"])
 def model(request: pytest.FixtureRequest) -> WorldActionModel:
     torch.manual_seed(0)
     config = preset("tiny" if request.param == "tiny" else "micro", load_robot("sim6"))
-    changes = {"qk_norm": {"qk_norm": True, "learned_positions": False}, "velocity": {"action_prediction": "velocity"}}
+    changes = {"bare": {"qk_norm": False, "learned_positions": False}, "velocity": {"action_prediction": "velocity"}}
     return WorldActionModel(dataclasses.replace(config, **changes.get(request.param, {}))).eval()
 
 

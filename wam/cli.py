@@ -43,7 +43,6 @@ VERBS: Mapping[str, Verb] = {
 # Importable name -> extra of setup.py that brings it. A robot computer has none of these, so their absence is no bug.
 OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "av": "sim",
-    "datasets": "train",
     "gymnasium": "sim",
     "jaxtyping": "train",
     "jinja2": "sim",

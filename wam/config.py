@@ -39,9 +39,9 @@ class ModelConfig:
     prompt_length: int = 12  # words of the instruction that are read; longer ones are cut
     text_width: int = 64  # width of the text context; proprio is one more token of it
     frequency_dim: int = 64  # sinusoid features of the flow timestep
-    qk_norm: bool = False  # RMSNorm of queries and keys over the full width; Wan has it, tiny trains faster without
+    qk_norm: bool = True  # RMSNorm of queries and keys over the full attention width, as Wan; steadier at this rate
     learned_positions: bool = True  # one learned embedding per token place: faster from scratch than RoPE alone
-    gate_init: float = 1.0  # initial gate of every modulated branch; 0 starts as identity, 1 learns faster in few steps
+    gate_init: float = 0.5  # initial gate of every modulated branch; 0 starts as identity and learns later
     action_prediction: str = "x"  # what the action expert outputs: the clean chunk ("x") or the velocity
     action_shift: float = 1.0  # flow shift S of the action sampler; near 1 suits few steps
     video_shift: float = 5.0  # flow shift S of the video sampler, as Wan

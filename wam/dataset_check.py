@@ -227,9 +227,11 @@ def _count_frames(path: Path) -> int:
 
     if not path.is_file():
         raise DatasetError(f"{path} is missing: {FIX}")
+    count = 0
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
+            for packet in container.demux(container.streams.video[0]):
+                count += bool(packet.size and not packet.is_corrupt)
     except (av.error.FFmpegError, IndexError) as error:
         raise DatasetError(f"{path} cannot be read ({error}): it was truncated or damaged; {FIX}") from error
+    return count

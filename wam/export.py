@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import tyro
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import wam
@@ -71,7 +72,7 @@ def export_bundle(checkpoint: Checkpoint, out: Path, *, n_steps: int = 4, overwr
         partial.chmod(0o755)  # mkdtemp makes it private; a bundle is read by the robot's user
         manifest = _build(checkpoint, partial, n_steps)
         _move_into_place(partial, out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk is an OSError to Python and the other to safetensors
         raise BundleError(f"bundle {out} cannot be written ({error}): free some disk space and try again.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

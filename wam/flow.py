@@ -21,30 +21,12 @@ __all__ = [
     "add_noise",
     "bell_weight",
     "euler_step",
-    "shift_sigma",
-    "sigma_schedule",
     "velocity_from_x",
     "velocity_target",
 ]
 
 TIMESTEP_SCALE = 1000.0
 SMALLEST_SIGMA = 1e-4  # x-prediction divides by sigma; schedules never evaluate the network below this
-
-
-def shift_sigma[T: (float, Tensor)](u: T, shift: float) -> T:
-    """Maps uniform u in [0, 1] to sigma = S·u / (1 + (S − 1)·u); S > 1 spends more time near noise."""
-    return shift * u / (1.0 + (shift - 1.0) * u)
-
-
-def sigma_schedule(n_steps: int, shift: float) -> list[float]:
-    """Returns n_steps + 1 sigmas from 1 down to 0, shifted.
-
-    Raises:
-        ValueError: n_steps is below 1 or shift is not positive.
-    """
-    if n_steps < 1 or shift <= 0:
-        raise ValueError(f"sigma schedule needs n_steps >= 1 and shift > 0, but got {n_steps} and {shift}.")
-    return [shift_sigma(1.0 - i / n_steps, shift) for i in range(n_steps + 1)]
 
 
 def add_noise(

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wam.batches import Batch
-from wam.flow import add_noise, bell_weight, shift_sigma, velocity_target
+from wam.flow import add_noise, bell_weight, velocity_target
 from wam.model import ContextCache, WorldActionModel
+from wam.sigmas import shift_sigma
 
 __all__ = ["LossConfig", "masked_mean", "training_losses"]
 

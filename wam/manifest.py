@@ -227,9 +227,11 @@ def _tensor(data: Any, where: str) -> TensorSpec:
 def _parity(data: Any, where: str) -> ParityReport:
     fields = checked_fields(ParityReport, data, where)
     for name in ("graphs", "chunk"):
-        for key, value in checked_mapping(fields, name, where).items():
+        fields[name] = checked_mapping(fields, name, where)
+        for key, value in fields[name].items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise BundleError(f"{where}: {name}.{key} is {value!r} but must be a difference, a number from 0.")
+            fields[name][key] = float(value)
     return ParityReport(**fields)
 
 

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from wam.flow import euler_step, sigma_schedule
+from wam.flow import euler_step
 from wam.model import ContextCache, PromptCache, WorldActionModel
+from wam.sigmas import sigma_schedule
 
 __all__ = ["imagine_frame", "sample_actions", "sample_video"]
 

@@ -7,9 +7,14 @@ equation 23.
 __all__ = ["shift_sigma", "sigma_schedule"]
 
 
-def shift_sigma(u: float, shift: float) -> float:
-    """Maps uniform u in [0, 1] to sigma = S·u / (1 + (S − 1)·u); S > 1 spends more time near noise."""
-    return shift * u / (1.0 + (shift - 1.0) * u)
+def shift_sigma[T](u: T, shift: float) -> T:
+    """Maps uniform u in [0, 1] to sigma = S·u / (1 + (S − 1)·u); S > 1 spends more time near noise.
+
+    Args:
+        u: A number, or an array or tensor of any shape.
+        shift: S, positive.
+    """
+    return shift * u / (1.0 + (shift - 1.0) * u)  # type: ignore[operator,return-value]
 
 
 def sigma_schedule(n_steps: int, shift: float) -> list[float]:

@@ -16,12 +16,12 @@ __all__ = ["checked_fields", "checked_list", "checked_mapping", "checked_scalar"
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON, refusing the NaN and Infinity that Python would accept.
+    """Parses JSON, refusing numbers that are not finite: NaN and Infinity, which Python would accept, and 1e999.
 
     Raises:
         ValueError: The text is not JSON.
     """
-    return json.loads(text, parse_constant=_no_constant)
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
 def checked_fields(cls: type, data: Any, where: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def checked_fields(cls: type, data: Any, where: str) -> dict[str, Any]:
         where: Place in the file, for messages.
 
     Returns:
-        The same keys and values.
+        The same keys and values; a whole number where the field is a float becomes one.
 
     Raises:
         BundleError: Not an object, a field is unknown or missing, or a scalar is of the wrong type.
@@ -48,7 +48,7 @@ def checked_fields(cls: type, data: Any, where: str) -> dict[str, Any]:
         if name not in data:
             raise BundleError(f"{where}: field '{name}' is missing; fields: {', '.join(fields)}.")
         checked_scalar(field.type, data[name], f"{where}: {name}")
-    return dict(data)
+    return {name: float(data[name]) if field.type is float else data[name] for name, field in fields.items()}
 
 
 def checked_scalar(kind: Any, value: Any, where: str) -> None:
@@ -101,5 +101,8 @@ def checked_texts(data: Mapping[str, Any], where: str) -> dict[str, str]:
     return dict(data)
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"it holds {name}, which is not a JSON number")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text}, which is not a finite number")
+    return value

@@ -33,7 +33,7 @@ class TrainConfig:
     action_space: str = "absolute"  # absolute joint targets, or relative to the proprio of the observation
     normalisation: str = "mean_std"  # of proprio and actions: mean_std or quantile (1st and 99th percentile)
     action_prediction: str = "x"  # the action expert predicts the clean chunk (x) or the velocity
-    start_share: float = 0.4  # share of a batch from the first steps of an episode, where directions are decided
+    start_share: float = 0.2  # share of a batch from the first steps of an episode, where directions are decided
     start_steps: int = 8  # how many steps count as first
     idle_keep: int = 3  # frames kept of the tail where nothing moves, so that holding is learned but not overlearned
     validation_share: float = 0.05  # share of the episodes that is never trained on

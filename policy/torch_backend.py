@@ -66,7 +66,7 @@ class TorchBackend:
             levels = actions.new_tensor(list(sigmas))[:, None]  # (N + 1, 1)
             for level, level_next in itertools.pairwise(levels):
                 actions = self._model.denoise_step(actions, level, level_next, self._context)
-            return np.array(actions[0].cpu())  # (H, A)
+            return actions[0].cpu().numpy().copy()  # (H, A)
 
     def imagine(
         self, images: np.ndarray, proprio: np.ndarray, token_ids: np.ndarray, *, n_steps: int, seed: int
@@ -78,7 +78,7 @@ class TorchBackend:
         frame = imagine_frame(
             self._model, self._batch(images), self._batch(proprio), prompt, n_steps=n_steps, seed=seed
         )
-        return np.array(frame[0].cpu())  # (K, height, width, 3)
+        return frame[0].cpu().numpy().copy()  # (K, height, width, 3)
 
     def _batch(self, array: np.ndarray) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)[None]

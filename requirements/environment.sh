@@ -106,9 +106,11 @@ install_locked() {
     return
   fi
   # Another torch: everything but torch and its CUDA libraries comes from the lock, then torch brings its own.
-  local rest torch
+  local rest torch replaced='torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+'
+  # torchcodec is compiled against one torch release, and nothing here needs it: videos are decoded with PyAV.
+  if [ -n "$WHEEL" ]; then replaced+='|torchcodec'; fi
   rest="$(mktemp)"
-  grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==' "$LOCK" >"$rest"
+  grep -vE "^($replaced)==" "$LOCK" >"$rest"
   pip install --no-deps -r "$rest"
   rm -f "$rest"
   if [ -n "$WHEEL" ]; then

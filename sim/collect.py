@@ -12,7 +12,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sim.collect_config import CollectConfig
-from sim.collection import Collected, collect
+from sim.collection import Collected, collect, software_versions
 from sim.stopping import InterruptedCollection
 
 __all__ = ["CollectConfig", "main"]
@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         0 when the dataset is complete, 128 + signal number when it was interrupted.
     """
     config = tyro.cli(CollectConfig, args=argv, prog="wam collect")
-    logger.info("task %s, robot %s, %d processes, into %s", config.task, config.robot, config.processes, config.folder)
+    versions = ", ".join(f"{name} {number}" for name, number in software_versions().items())
+    logger.info("%s; task %s, robot %s, %d processes", versions, config.task, config.robot, config.processes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, TimeRemainingColumn()) as bar:

@@ -21,15 +21,17 @@ import wam
 from sim.collect_config import CollectConfig, settings_difference
 from sim.encoding import get_codec
 from sim.errors import SimError
+from sim.gl import GL_BACKEND
 from sim.recording import DatasetRecorder, import_lerobot
 from sim.splits import SPLITS
 from sim.spool import EpisodeRecord, Spool
 from sim.stopping import InterruptedCollection, StopRequest, locked, stop_requests
 from sim.workers import DiskFullError, WorkerPool, WorkerSetup, is_disk_full
 from wam.dataset_check import check_dataset
-from wam.dataset_meta import DatasetMeta, EpisodeMeta, read_meta, write_meta
+from wam.dataset_meta import DatasetMeta, EpisodeMeta, read_meta, write_json, write_meta
+from wam.robot import RobotSpec
 
-__all__ = ["Collected", "Progress", "collect"]
+__all__ = ["Collected", "Progress", "collect", "software_versions"]
 
 SETTINGS_FILE = "settings.json"
 MIN_ATTEMPTS = 20  # attempts before a weak expert is called one
@@ -80,12 +82,13 @@ def collect(config: CollectConfig, progress: Progress) -> Collected:
         RobotSpecError: Unknown robot.
     """
     started, cpu = time.perf_counter(), time.process_time()
-    meta = _finished(config)
+    robot = config.load_robot()
+    meta = _finished(config, robot)
     already = meta is not None
     if meta is None:
         try:
             with locked(config.partial_folder), stop_requests() as stop:
-                meta = _Collection(config, stop, progress).run()
+                meta = _Collection(config, robot, stop, progress).run()
         except (OSError, RuntimeError, SimError) as error:  # each library wraps a full disk in its own way
             if is_disk_full(error):
                 raise _disk_full(config) from error
@@ -94,12 +97,17 @@ def collect(config: CollectConfig, progress: Progress) -> Collected:
     return _report(config, meta, time.perf_counter() - started, time.process_time() - cpu, already)
 
 
+def software_versions() -> dict[str, str]:
+    """Returns the versions that shape a dataset."""
+    packages = {name: version(name) for name in ("lerobot", "mujoco", "numpy")}
+    return {"wam": wam.__version__, **packages, "gl": GL_BACKEND}
+
+
 class _Collection:
     """One run over the partial folder."""
 
-    def __init__(self, config: CollectConfig, stop: StopRequest, progress: Progress) -> None:
-        self.config, self.stop, self.progress = config, stop, progress
-        self.robot = config.load_robot()
+    def __init__(self, config: CollectConfig, robot: RobotSpec, stop: StopRequest, progress: Progress) -> None:
+        self.config, self.robot, self.stop, self.progress = config, robot, stop, progress
         self.partial = config.partial_folder
         self.spool = Spool(self.partial / "episodes")
         self.codec = get_codec(config.video)
@@ -137,7 +145,7 @@ class _Collection:
                     f"{self.partial} holds an unfinished recording with other settings ({'; '.join(differences)}): "
                     "give those settings to go on with it, choose another --out, or remove that folder."
                 )
-        path.write_text(json.dumps(asked, indent=1))
+        write_json(path, asked)
 
     def _ask(self, pool: WorkerPool) -> None:
         """Asks for as many episodes as are needed if all succeed: which seeds are tried must not depend on timing."""
@@ -214,7 +222,7 @@ class _Collection:
             episodes=tuple(EpisodeMeta(seed=r.seed, success=True, steps=r.steps, noise=r.noise) for r in self.kept),
             failed_seeds=tuple(record.seed for record in self.failed),
             settings=self.config.settings(self.robot),
-            versions=_versions(),
+            versions=software_versions(),
             cpu_seconds={
                 "simulation": sum(record.simulation_cpu_s for record in self.kept + self.failed),
                 "encoding": sum(record.encoding_cpu_s for record in self.kept),
@@ -226,7 +234,7 @@ class _Collection:
         return meta
 
 
-def _finished(config: CollectConfig) -> DatasetMeta | None:
+def _finished(config: CollectConfig, robot: RobotSpec) -> DatasetMeta | None:
     """Returns the metadata of a complete dataset with these settings, or None when there is none yet."""
     out = config.folder
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -234,7 +242,7 @@ def _finished(config: CollectConfig) -> DatasetMeta | None:
     meta = read_meta(out) if out.is_dir() else None
     if meta is None:
         raise SimError(f"{out} exists but was not recorded by wam collect: choose another --out, or remove it.")
-    differences = settings_difference(meta.settings, config.settings(config.load_robot()))
+    differences = settings_difference(meta.settings, config.settings(robot))
     if differences:
         raise SimError(
             f"{out} already holds a dataset with other settings ({'; '.join(differences)}): choose another --out, ask "
@@ -271,7 +279,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SimError(f"{path} is damaged ({error}): remove {path.parent} and start again.") from error
-
-
-def _versions() -> dict[str, str]:
-    return {"wam": wam.__version__, **{name: version(name) for name in ("lerobot", "mujoco", "numpy")}}

@@ -104,6 +104,7 @@ def join_videos(parts: Sequence[Path], out: Path, fps: int) -> None:
     """
     import av
 
+    av.logging.set_libav_level(av.logging.ERROR)  # once lerobot is loaded, FFmpeg's notes run through progress bars
     with av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as joined:
         stream: Any = None
         count = 0

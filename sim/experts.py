@@ -26,7 +26,7 @@ TURN_SHARE = 0.5  # part of each joint's top speed in use; only the wrist ever g
 SERVO_LAG = 0.05  # how far the servos trail their setpoint [s]; steps start at the measured pose, so it is added
 NOISE_SECONDS = 0.4  # correlation time of the perturbation [s]: long enough to push the arm off, short against a task
 BURST_SECONDS = 0.5  # mean length of a perturbed stretch [s]
-QUIET_SECONDS = 0.8  # mean length of the stretch after it [s]: time to recover, so that episodes still succeed
+QUIET_SECONDS = 1.2  # mean length of the stretch after it [s]: time to recover, so that episodes still succeed
 GRIPPER_SHARE = 0.4  # share of those stretches that also do the opposite with the gripper: a grasp missed or lost
 HOVER = 0.085  # height over the grasp from which the gripper descends [m]: finger ends clear a cube
 LIFT_Z = 0.125  # where a lifted cube is held [m]
@@ -90,14 +90,15 @@ class ScriptedExpert:
 
         Record what ``act`` returned and execute what this returns. A burst drives the arm where the clean expert would
         not go, and the labels there lead back (DART, Laskey et al. 2017; ours comes and goes). Some bursts also close
-        the gripper too early or open it too late: a policy that never saw an empty closed gripper would lift it.
+        the gripper too early or open it too late, where the task is to grasp: a policy that never saw an empty closed
+        gripper would lift it.
         """
         if self._noise == 0:
             return action
         dt = self._sim.control_dt
         if self._rng.random() < dt / (BURST_SECONDS if self._in_burst else QUIET_SECONDS):
             self._in_burst = not self._in_burst
-            self._slips = self._in_burst and self._rng.random() < GRIPPER_SHARE
+            self._slips = self._in_burst and self._rng.random() < GRIPPER_SHARE * (self._sim.task.name in GRASPING)
         keep = np.exp(-dt / NOISE_SECONDS)
         fresh = self._rng.normal(0.0, self._noise, self._offset.shape)
         self._offset = keep * self._offset + np.sqrt(1 - keep**2) * fresh  # stationary: its std is self._noise
@@ -147,8 +148,8 @@ def _grasp(state: SceneState) -> Waypoint:
 def _descend(tip: np.ndarray, foot: np.ndarray, least: float = 0.0) -> np.ndarray:
     """Where to go next on the way down to ``foot``, (3,) each [m].
 
-    A funnel: the nearer to the foot's vertical axis, the lower; ``least`` is its lowest height over the foot. A tip that
-    is far away and low rises before it goes across, or the fingers would sweep the cube away.
+    A funnel: the nearer to the foot's vertical axis, the lower; ``least`` is its lowest height over the foot. A tip
+    that is far away and low rises before it goes across, or the fingers would sweep the cube away.
     """
     away = float(np.linalg.norm(foot[:2] - tip[:2]))
     height = foot[2] + max(least, min(HOVER, 3.0 * (away - 0.012)))
@@ -205,6 +206,7 @@ def _known(point_xy: np.ndarray | None) -> np.ndarray:
     return point_xy
 
 
+GRASPING = {"lift", "place"}  # tasks whose expert uses the gripper
 WAYPOINTS: dict[str, Callable[[SceneState], Waypoint]] = {
     "reach": _reach,
     "lift": _lift,

@@ -90,7 +90,7 @@ def progress_curves(curves: Mapping[str, Sequence[Sequence[float]]], control_dt:
         axes.set_xlabel("simulated time [s]")
         axes.set_ylabel("progress, mean")
         axes.grid(axis="y", color=GRID)
-        axes.legend(frameon=False, fontsize=9, loc="lower right")
+        axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
         return _svg(figure)
 
 

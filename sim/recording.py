@@ -117,7 +117,6 @@ class DatasetRecorder:
         for key, files in self._videos.items():
             for file in files:
                 join_videos(file.parts, self._path(self._meta.video_path, file, video_key=key), self._fps)
-        # After all joining: it turns on FFmpeg's own messages, which would run through the progress bar.
         self._meta.update_video_info(video_encoder=self._encoder)
         write_info(self._meta.info, self._meta.root)
         self._meta.finalize()

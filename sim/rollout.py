@@ -81,9 +81,6 @@ class Planner(Protocol):
 class Watcher(Protocol):
     """Looks on without changing anything, to make videos."""
 
-    def planned(self, observation: Observation, noise_seed: int) -> None:
-        """Called after a chunk was planned from ``observation``."""
-
     def sampled(self, sim: ArmSim) -> None:
         """Called at every control step, the start and the end included."""
 
@@ -197,8 +194,6 @@ class _Loop:
         begun = time.perf_counter()
         chunk = self._planner.plan(observation, noise_seed)
         self.latency_ms.append(1e3 * (time.perf_counter() - begun))
-        if self._watcher is not None:
-            self._watcher.planned(observation, noise_seed)
         return chunk
 
     def _advance_to_next_event(self) -> None:

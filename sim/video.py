@@ -43,6 +43,7 @@ CAPTION_PX = 44
 STRIP_PX = 128  # side of a picture in the strip
 STRIP_COLUMNS = 6
 POSTER_AT = 0.7  # share of the episode at which the poster is taken: the arm is usually at the object then
+IMAGINE_EVERY_SECONDS = 0.4  # often enough that even a short episode shows a few
 END_SECONDS = 0.8  # the last frame stays this long, with the verdict
 BACKGROUND, INK, MUTED = (255, 255, 255), (30, 41, 59), (100, 116, 139)
 GOOD, BAD = (15, 118, 110), (194, 65, 12)  # also told apart by people who confuse red and green
@@ -65,7 +66,7 @@ class Moment:
     time: float  # simulated time [s]
     progress: float  # [0, 1]
     images: dict[str, np.ndarray]  # camera -> rgb_hwc_u8
-    imagination: Imagination | None  # of the latest plan
+    imagination: Imagination | None  # the latest
 
 
 class EpisodeRecorder:
@@ -84,28 +85,15 @@ class EpisodeRecorder:
         self._moments: list[Moment] = []
         self._imaginations: list[Imagination] = []
 
-    def planned(self, observation: Observation, noise_seed: int) -> None:
-        """Lets the policy imagine the future from what it just planned from."""
-        if self._policy is None:
-            return
-        camera = self._cameras[0]
-        try:
-            imagined = self._policy.imagine(observation, noise_seed=noise_seed)[camera]
-        except WamError as error:
-            _log.warning("videos go without the imagined future: %s", error)
-            self._policy = None
-            return
-        ahead_s = self._policy.manifest.model.future_offset * self._control_dt
-        seen = observation.images[camera].copy()
-        self._imaginations.append(Imagination(stamp=observation.stamp, ahead_s=ahead_s, seen=seen, imagined=imagined))
-
     def sampled(self, sim: ArmSim) -> None:
-        """Keeps the frames of this control step."""
+        """Keeps the frames of this control step, and imagines when it is time again."""
+        observation = sim.observation()
+        self._imagine(observation)
         self._moments.append(
             Moment(
-                time=sim.time,
+                time=observation.stamp,
                 progress=sim.progress(),
-                images={name: sim.render(name).copy() for name in self._cameras},
+                images={name: image.copy() for name, image in observation.images.items()},
                 imagination=self._imaginations[-1] if self._imaginations else None,
             )
         )
@@ -120,6 +108,21 @@ class EpisodeRecorder:
         strip = compose_strip(self._imaginations, self._moments, self._cameras[0])
         if strip is not None:
             Image.fromarray(strip).save(strip_path(path))
+
+    def _imagine(self, observation: Observation) -> None:
+        due = not self._imaginations or observation.stamp - self._imaginations[-1].stamp >= IMAGINE_EVERY_SECONDS - 1e-6
+        if self._policy is None or not due:
+            return
+        camera = self._cameras[0]
+        try:
+            imagined = self._policy.imagine(observation, noise_seed=len(self._imaginations))[camera]
+        except WamError as error:
+            _log.warning("videos go without the imagined future: %s", error)
+            self._policy = None
+            return
+        ahead_s = self._policy.manifest.model.future_offset * self._control_dt
+        seen = observation.images[camera].copy()
+        self._imaginations.append(Imagination(stamp=observation.stamp, ahead_s=ahead_s, seen=seen, imagined=imagined))
 
 
 def poster_path(video: Path) -> Path:
@@ -161,7 +164,7 @@ def compose_frame(moment: Moment, *, verdict: str = "") -> np.ndarray:
 
 
 def compose_strip(futures: Sequence[Imagination], moments: Sequence[Moment], camera: str) -> np.ndarray | None:
-    """Draws what was seen, what was imagined from it and what happened, for a few plans of an episode.
+    """Draws what was seen, what was imagined from it and what happened, for a few moments of an episode.
 
     Args:
         futures: Every imagination of the episode, in order.

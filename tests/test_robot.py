@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +214,18 @@ def test_unknown_name_wording() -> None:
     )
     assert unknown_name("task", "zzz", ["reach"], fix="Or none.") == "unknown task 'zzz'; valid names: reach. Or none."
     assert unknown_name("task", 3, []) == "unknown task '3'; valid names: none."
+
+
+def test_robot_files_are_found_beside_any_installed_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    overlay, underlay = tmp_path / "overlay", tmp_path / "underlay"
+    folder = underlay / "share/world_action_model/config/robots"
+    folder.mkdir(parents=True)
+    overlay.mkdir()
+    data = {**load_robot("sim6").to_dict(), "name": "elsewhere"}
+    (folder / "elsewhere.yaml").write_text(yaml.safe_dump(data))
+    monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join((str(overlay), str(underlay))))
+    assert load_robot("elsewhere").name == "elsewhere"
+    assert "elsewhere" in robot_names()
+    monkeypatch.delenv("AMENT_PREFIX_PATH")
+    monkeypatch.setattr(sys, "prefix", str(underlay))  # what `pip install` of the wheel makes
+    assert load_robot("elsewhere").name == "elsewhere"

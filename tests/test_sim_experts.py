@@ -136,20 +136,37 @@ def test_acting_does_not_touch_the_simulation():
     assert sim.time == before[2]
 
 
-def test_the_perturbation_spares_the_label_and_the_gripper_and_comes_and_goes():
-    sim = ArmSim("lift", ROBOT)
+def perturbations(task: str) -> tuple[np.ndarray, np.ndarray]:
+    """(2000, 7) executed minus wanted targets of one state, and where they differ."""
+    sim = ArmSim(task, ROBOT)
     expert = ScriptedExpert(sim, np.random.default_rng(3), noise=0.03)
     action = expert.act()
     label = action.copy()
     offsets = np.stack([expert.perturb(action) - action for _ in range(2000)])
     np.testing.assert_array_equal(action, label)
-    assert (offsets[:, 6] == 0).all()
-    perturbed = (offsets[:, :6] != 0).any(axis=1)
-    assert 0.25 < perturbed.mean() < 0.55
+    return offsets, (offsets[:, :6] != 0).any(axis=1)
+
+
+def test_the_perturbation_spares_the_label_and_comes_and_goes():
+    offsets, perturbed = perturbations("lift")
+    assert 0.2 < perturbed.mean() < 0.45
     burst = offsets[perturbed][:, 0]
     assert burst.std() == pytest.approx(0.03, rel=0.25)
     both = perturbed[1:] & perturbed[:-1]
     assert np.corrcoef(offsets[1:][both][:, 0], offsets[:-1][both][:, 0])[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("task", ["lift", "place"])
+def test_some_grasps_are_spoilt_so_that_there_is_recovery_to_learn_from(task):
+    offsets, perturbed = perturbations(task)
+    assert (offsets[~perturbed] == 0).all()
+    assert 0.1 < (np.abs(offsets[perturbed, 6]) == 1.0).mean() < 0.7
+
+
+@pytest.mark.parametrize("task", ["reach", "push"])
+def test_tasks_without_a_grasp_keep_their_gripper(task):
+    offsets, _ = perturbations(task)
+    assert (offsets[:, 6] == 0).all()
 
 
 def test_without_noise_the_label_is_executed():
@@ -189,6 +206,29 @@ def test_closed_fingers_over_the_cube_open_before_they_go_down():
     assert waypoint.opening == 1.0
     assert waypoint.tip[2] >= above.tip[2] - 1e-9
     assert WAYPOINTS["lift"](dataclasses.replace(above, opening=1.0)).tip[2] < above.tip[2]
+
+
+def test_the_expert_rises_before_it_goes_across():
+    state = ArmSim("lift", ROBOT).state()
+    beside = dataclasses.replace(state, tip=state.cube + (0.08, 0, 0))
+    waypoint = WAYPOINTS["lift"](beside)
+    np.testing.assert_allclose(waypoint.tip[:2], beside.tip[:2])
+    assert waypoint.tip[2] > beside.tip[2] + 0.05
+
+
+def test_a_cube_pushed_too_far_is_pushed_back():
+    sim = ArmSim("push", ROBOT)
+    sim.reset(2)
+    goal = sim.layout.goal_xy
+    sim.data.qpos[sim.model.joint("cube_0").qposadr[0] :][:2] = goal + (0.0, 0.08)
+    sim.data.qpos[sim.arm_dofs[0]] += 0.4
+    mujoco.mj_forward(sim.model, sim.data)
+    expert = ScriptedExpert(sim, np.random.default_rng(0))
+    steps = 0
+    while not sim.finished and steps < sim.max_steps:
+        sim.step(expert.act())
+        steps += 1
+    assert sim.finished
 
 
 @pytest.mark.parametrize(("task", "missing"), [("push", "goal_xy"), ("place", "bin_xy")])

@@ -17,7 +17,7 @@ from typing import Any
 from wam.errors import DatasetError, RobotSpecError
 from wam.robot import RobotSpec
 
-__all__ = ["DatasetMeta", "EpisodeMeta", "meta_path", "read_meta", "robot_differences", "write_meta"]
+__all__ = ["DatasetMeta", "EpisodeMeta", "meta_path", "read_meta", "robot_differences", "write_json", "write_meta"]
 
 FORMAT = 1
 STAMP = "stamp"  # dataset key of robot time [s]; without the prefix "observation.", so no policy reads it as state
@@ -102,12 +102,21 @@ def meta_path(root: Path) -> Path:
 
 
 def write_meta(root: Path, meta: DatasetMeta) -> None:
-    """Writes ``meta/wam.json`` in one step: a reader sees the old file or the new one, never half of it."""
+    """Writes ``meta/wam.json``."""
     path = meta_path(root)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, meta.to_dict())
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes a file in one step: whatever interrupts it, a reader sees the old one or the new one, never half of it."""
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(meta.to_dict(), indent=1) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_meta(root: Path) -> DatasetMeta | None:

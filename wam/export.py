@@ -90,6 +90,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 def _build(checkpoint: Checkpoint, folder: Path, n_steps: int) -> Manifest:
     model = checkpoint.model.float().cpu().eval()
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
     parts = stages(model)
     tensors = example_inputs(model.config, TRACE_SEED)
     tensors |= {"sigma": tensors["proprio"].new_ones(1), "sigma_next": tensors["proprio"].new_zeros(1)}
@@ -100,7 +101,6 @@ def _build(checkpoint: Checkpoint, folder: Path, n_steps: int) -> Manifest:
         tensors |= stage(tensors)
     parity = measure_parity(model, parts, graphs, folder, sorted({1, n_steps}))
     check_parity(parity)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner may read
     robot = checkpoint.robot

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +165,10 @@ def load_robot(name_or_path: str | Path) -> RobotSpec:
 
 def _robot_folders() -> list[Path]:
     root = Path(__file__).resolve().parent.parent
-    installed = Path(os.environ.get("AMENT_PREFIX_PATH", "/nonexistent").split(os.pathsep)[0])
-    folders = [root / "config/robots", installed / "share/world_action_model/config/robots"]
+    # A colcon workspace puts one prefix per overlay in front; a wheel installs beside the interpreter
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    shared = [prefix / "share/world_action_model/config/robots" for prefix in (*prefixes, Path(sys.prefix))]
+    folders = [root / "config/robots", *shared]
     own = os.environ.get(ROBOT_DIR_VARIABLE)
     return [folder for folder in ([Path(own)] if own else []) + folders if folder.is_dir()]
 

@@ -1,0 +1,173 @@
+"""``wam bench``: latency of the policy on this machine, beside LeRobot's ACT and the cost of rendering, in one run.
+
+All contenders take turns, in a new order every round, so that whatever else the machine does falls on all of them. A
+short pause before each call lets the thread pools of the one before go to sleep. Wall time is what a robot feels; CPU
+time is reported beside it because it hardly depends on other load.
+"""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from policy.load import BACKENDS
+from sim.arm_sim import ArmSim
+from sim.bench_contenders import Contender, act_contender, policy_contenders, render_contender
+from sim.bench_report import latency_plot, results_table
+from sim.provenance import provenance
+from sim.statistics import percentiles_ms
+from wam.errors import ConfigError, unknown_name
+from wam.robot import RobotSpec, load_robot
+
+__all__ = ["BenchConfig", "main", "run_bench", "time_interleaved"]
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_ROUNDS = 5  # first calls allocate and pick kernels
+PAUSE_S = 0.003  # before each timed call: OpenMP workers spin for about a millisecond after their last job
+BUSY_LOAD = 0.5  # load average per core above which wall times say more about the machine's other work
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Measure the latency of a policy on this machine, beside LeRobot's ACT and the rendering of one observation."""
+
+    bundle: Path | None = None  # policy bundle; default: one with random weights, which takes exactly as long
+    preset: str = "tiny"  # model preset of that random bundle
+    robot: str = "sim6"  # robot name or file
+    task: str = "lift"  # scene that is rendered and seen
+    backends: tuple[str, ...] = ("onnx", "torch")  # inference backends to time
+    n_steps: tuple[int, ...] = (1, 2, 4, 10)  # denoising steps per chunk to time
+    rounds: int = 200  # timed calls of each contender; p99 needs at least 100
+    threads: int = 0  # CPU threads of the onnx backend; 0: its own choice
+    act: bool = True  # time LeRobot's ACT too
+    seed: int = 0  # of the scene and of the order
+    out: Path = Path("runs/bench")  # folder for results.json and latency.png
+
+    def __post_init__(self) -> None:
+        for name in self.backends:
+            if name not in BACKENDS:
+                raise ConfigError(unknown_name("backend", name, BACKENDS))
+        if self.rounds < 1 or not self.n_steps or min(self.n_steps) < 1:
+            raise ConfigError(f"rounds {self.rounds} and n_steps {self.n_steps} must all be at least 1.")
+        if self.threads < 0:
+            raise ConfigError(f"threads is {self.threads} but must be 0 (the backend's choice) or more.")
+
+
+def run_bench(config: BenchConfig) -> dict[str, Any]:
+    """Measures and writes ``results.json`` and ``latency.png``.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        WamError: Bundle, robot, task or backend cannot be used.
+    """
+    robot = load_robot(config.robot)
+    load_before = os.getloadavg()[0]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wam-bench-")))
+        bundle = config.bundle or _untrained_bundle(folder, robot, config.preset)
+        sim = stack.enter_context(closing(ArmSim(config.task, robot)))
+        sim.reset(config.seed)
+        contenders = policy_contenders(
+            bundle,
+            robot,
+            sim.observation(),
+            backends=config.backends,
+            step_counts=config.n_steps,
+            threads=config.threads or None,
+        )
+        contenders += [act_contender(robot)] if config.act else []
+        contenders.append(render_contender(sim, robot))
+        wall_ms, cpu_ms = time_interleaved(contenders, config.rounds, config.seed)
+    results = _results(config, contenders, wall_ms, cpu_ms, load_before)
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    latency_plot(results, config.out / "latency.png")
+    return results
+
+
+def time_interleaved(contenders: Sequence[Contender], rounds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Times every contender once per round, in an order drawn anew.
+
+    Returns:
+        Two (contenders, rounds) arrays: wall time and CPU time of this process [ms].
+    """
+    rng = np.random.default_rng(seed)
+    wall_ms, cpu_ms = np.zeros((2, len(contenders), rounds))
+    for number in track(range(-WARM_UP_ROUNDS, rounds), description="bench", console=Console(stderr=True)):
+        for place in rng.permutation(len(contenders)):
+            contender = contenders[place]
+            if contender.before is not None:
+                contender.before()
+            time.sleep(PAUSE_S)
+            cpu, wall = time.process_time(), time.perf_counter()
+            contender.run()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            if number >= 0:
+                wall_ms[place, number], cpu_ms[place, number] = 1e3 * wall, 1e3 * cpu
+    return wall_ms, cpu_ms
+
+
+def _untrained_bundle(folder: Path, robot: RobotSpec, preset: str) -> Path:
+    from wam.export import export_bundle  # with torch and onnx; a given bundle needs neither
+    from wam.untrained import save_untrained_checkpoint
+
+    checkpoint = save_untrained_checkpoint(folder / "run", robot, preset_name=preset)
+    export_bundle(checkpoint, folder / "bundle")
+    return folder / "bundle"
+
+
+def _results(
+    config: BenchConfig,
+    contenders: Sequence[Contender],
+    wall_ms: np.ndarray,
+    cpu_ms: np.ndarray,
+    load_before: float,
+) -> dict[str, Any]:
+    rows = {}
+    act_ms = next((np.median(row) for one, row in zip(contenders, wall_ms, strict=True) if one.name == "act"), None)
+    for contender, wall, cpu in zip(contenders, wall_ms, cpu_ms, strict=True):
+        compared = act_ms is not None and contender.name not in ("act", "render")
+        rows[contender.name] = {
+            "what": contender.what,
+            "device": contender.device,
+            "wall_ms": percentiles_ms(wall.tolist()),
+            "cpu_ms": percentiles_ms(cpu.tolist()),
+            "act_ratio": float(act_ms / np.median(wall)) if compared else None,
+        }
+    return {
+        **provenance(", ".join(config.backends)),
+        "bundle": "random weights" if config.bundle is None else str(config.bundle),
+        "rounds": config.rounds,
+        "load_before": load_before,
+        "rows": rows,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of ``wam bench``."""
+    config = tyro.cli(BenchConfig, args=argv, prog="wam bench")
+    results = run_bench(config)
+    Console().print(results_table(results))
+    if results["load_before"] > BUSY_LOAD * len(os.sched_getaffinity(0)):
+        print(f"the machine was busy (load {results['load_before']:.1f}): trust the CPU times, not the wall times")
+    print(f"results: {config.out / 'results.json'}\nplot:    {config.out / 'latency.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

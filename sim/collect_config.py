@@ -26,8 +26,8 @@ class CollectConfig:
     out: Path | None = None  # dataset folder to make; default: datasets/<task>
     episodes: int = 300  # successful episodes to record; failed ones are left out and counted
     seed: int = 0  # first episode seed, in [0, 100000); episodes use seed, seed + 1, ... as far as needed
-    noise_fraction: float = 0.6  # share of episodes that start from a disturbed state, to show recovery, [0, 1]
-    noise: float = 0.06  # standard deviation of the joint targets' perturbation that leads there [rad]
+    noise_fraction: float = 0.5  # share of episodes whose executed actions are perturbed, [0, 1]; labels stay clean
+    noise: float = 0.03  # standard deviation of that perturbation of the joint targets [rad]
     distractors: int = 0  # cubes of other colours beside the named one
     video: str = "exact"  # exact: full colour resolution; portable: 4:2:0, which also plays in browsers
     workers: int = 0  # processes; 0: one per CPU core. Does not change the result
@@ -41,7 +41,7 @@ class CollectConfig:
             raise ConfigError(f"noise_fraction is {self.noise_fraction} but must lie in [0, 1].")
         if not 0.0 <= self.noise < 1.0:
             raise ConfigError(
-                f"noise is {self.noise} rad but must lie in [0, 1): it is the spread of joint targets, 0.06 is much."
+                f"noise is {self.noise} rad but must lie in [0, 1): it is the spread of joint targets, 0.03 is much."
             )
         if not 0 <= self.distractors <= MAX_DISTRACTORS:
             raise ConfigError(f"distractors is {self.distractors} but must be 0 to {MAX_DISTRACTORS}.")

@@ -51,10 +51,10 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "reach": Recipe(demonstrations=200, train_steps=900),
-    "lift": Recipe(demonstrations=300, train_steps=1500),
-    "push": Recipe(demonstrations=500, train_steps=4000),
-    "place": Recipe(demonstrations=500, train_steps=4000),
+    "reach": Recipe(demonstrations=800, train_steps=1600),
+    "lift": Recipe(demonstrations=1000, train_steps=2500),
+    "push": Recipe(demonstrations=1000, train_steps=3000),
+    "place": Recipe(demonstrations=1000, train_steps=3000),
 }
 
 

@@ -35,7 +35,7 @@ class EvaluateConfig:
     also: str = NONE  # more modes to play the same seeds in, comma-separated, or none
     references: str = ",".join(REFERENCES)  # who else plays, comma-separated: expert, hold-still, random; or none
     reference_episodes: int = 0  # episodes of each reference; 0: as many as the policy's
-    execution_horizon: int = 8  # actions played before the next observation is sent to the policy
+    execution_horizon: int = 4  # actions played before the next observation is sent to the policy; 8 is less exact
     n_steps: int = 0  # denoising steps per chunk; 0: what the bundle says
     backend: str = "auto"  # inference: onnx, torch, or auto: the first that is installed
     robot: str = ""  # robot name or file; default: the one the bundle was made for

@@ -27,7 +27,6 @@ SERVO_LAG = 0.05  # how far the servos trail their setpoint [s]; steps start at 
 NOISE_SECONDS = 0.4  # correlation time of the perturbation [s]: long enough to push the arm off, short against a task
 BURST_SECONDS = 0.5  # mean length of a perturbed stretch [s]
 QUIET_SECONDS = 1.2  # mean length of the stretch after it [s]: time to recover, so that episodes still succeed
-GRIPPER_SHARE = 0.4  # share of those stretches that also do the opposite with the gripper: a grasp missed or lost
 HOVER = 0.085  # height over the grasp from which the gripper descends [m]: finger ends clear a cube
 LIFT_Z = 0.125  # where a lifted cube is held [m]
 CARRY_Z = 0.15  # tip height while carrying [m]: the cube's lower edge clears the bin
@@ -70,7 +69,6 @@ class ScriptedExpert:
         """Forgets the perturbation, for a new episode."""
         self._offset = np.zeros(len(self._turn_rate))
         self._in_burst = False
-        self._slips = False
 
     def act(self) -> np.ndarray:
         """Returns the clean next target, (A,) float32 [rad, opening]: the label to record."""
@@ -89,16 +87,15 @@ class ScriptedExpert:
         """Returns the target to execute in place of ``action``: its joints plus bursts of time-correlated noise.
 
         Record what ``act`` returned and execute what this returns. A burst drives the arm where the clean expert would
-        not go, and the labels there lead back (DART, Laskey et al. 2017; ours comes and goes). Some bursts also close
-        the gripper too early or open it too late, where the task is to grasp: a policy that never saw an empty closed
-        gripper would lift it.
+        not go, and the labels there lead back (DART, Laskey et al. 2017; ours comes and goes). The gripper is left
+        alone: a gripper that opens or closes against the label makes detours that no observation announces, and chunks
+        trained on them were far worse.
         """
         if self._noise == 0:
             return action
         dt = self._sim.control_dt
         if self._rng.random() < dt / (BURST_SECONDS if self._in_burst else QUIET_SECONDS):
             self._in_burst = not self._in_burst
-            self._slips = self._in_burst and self._rng.random() < GRIPPER_SHARE * (self._sim.task.name in GRASPING)
         keep = np.exp(-dt / NOISE_SECONDS)
         fresh = self._rng.normal(0.0, self._noise, self._offset.shape)
         self._offset = keep * self._offset + np.sqrt(1 - keep**2) * fresh  # stationary: its std is self._noise
@@ -106,8 +103,6 @@ class ScriptedExpert:
             return action
         executed = action.copy()
         executed[: len(self._offset)] += self._offset.astype(np.float32)
-        if self._slips:
-            executed[-1] = 1.0 - executed[-1]
         return np.clip(executed, self._sim.robot.lower, self._sim.robot.upper)
 
 
@@ -206,7 +201,6 @@ def _known(point_xy: np.ndarray | None) -> np.ndarray:
     return point_xy
 
 
-GRASPING = {"lift", "place"}  # tasks whose expert uses the gripper
 WAYPOINTS: dict[str, Callable[[SceneState], Waypoint]] = {
     "reach": _reach,
     "lift": _lift,

@@ -82,7 +82,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """
     lines = []
     for key, value in data.items():
-        if key in LONG_LISTS and value:
+        if key in LONG_LISTS and isinstance(value, list) and value:
             items = ",\n".join(f"    {json.dumps(item, allow_nan=False)}" for item in value)
             text = f"[\n{items}\n  ]"
         else:

@@ -96,7 +96,7 @@ def columns(root: Path) -> dict:
 
 
 def spooled(out: Path) -> list[str]:
-    return sorted(p.name for p in (out.with_name(f"{out.name}.partial") / "episodes").iterdir())
+    return sorted(path.name for path in (out.with_name(f"{out.name}.partial") / "episodes").glob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -191,13 +191,13 @@ def test_wam_json_tells_how_it_was_made(dataset):
     meta = read_meta(dataset)
     assert meta.robot == ROBOT
     assert [episode.seed for episode in meta.episodes] == [0, 1, 2]
-    assert {episode.noise for episode in meta.episodes} == {0.06}
+    assert {episode.noise for episode in meta.episodes} == {0.03}
     assert meta.settings["noise_fraction"] == 1.0
     assert meta.versions["lerobot"] == "0.6.1"
     assert not dataset.with_name("reach.partial").exists()
 
 
-def test_disturbed_episode_starts_elsewhere_and_its_labels_are_what_was_executed():
+def test_label_is_clean_where_the_executed_action_is_not():
     class Watched(ArmSim):
         executed: list
 
@@ -205,19 +205,18 @@ def test_disturbed_episode_starts_elsewhere_and_its_labels_are_what_was_executed
             self.executed.append(np.array(target))
             super().step(target)
 
-    simulation = Watched("lift", ROBOT)
-    starts = {}
-    for noise in (0.0, 0.06):
+    simulation = Watched("reach", ROBOT)
+    labels = {}
+    for noise in (0.0, 0.05):
         simulation.executed = []
-        settings = DemoSettings(task="lift", robot=ROBOT, noise_fraction=1.0, noise=noise, distractors=0)
+        settings = DemoSettings(task="reach", robot=ROBOT, noise_fraction=1.0, noise=noise, distractors=0)
         demo = record_demonstration(simulation, settings, 0)
-        starts[noise] = demo.proprio[0]
-        assert np.array_equal(simulation.executed[-len(demo.action) :], demo.action)
-        assert (len(simulation.executed) > len(demo.action)) == (noise > 0)  # the way astray is not recorded
-        assert demo.success
+        labels[noise] = demo.action[0]
+        differs = np.abs(np.array(simulation.executed) - demo.action).max() > 1e-3
+        assert differs == (noise > 0)
         assert demo.noise == noise
     simulation.close()
-    assert np.abs(starts[0.0] - starts[0.06]).max() > 0.05
+    assert np.array_equal(labels[0.0], labels[0.05])  # same scene, same first label
 
 
 def test_share_of_noisy_episodes_is_drawn_from_the_seed():
@@ -233,7 +232,7 @@ def test_complete_dataset_is_left_alone_and_other_settings_are_explained(dataset
     arguments = ["--task", "reach", "--episodes", "3", "--out", str(dataset), "--noise-fraction", "1"]
     assert command.main(arguments) == 0
     assert "was complete already, with these settings" in capsys.readouterr().out
-    with pytest.raises(SimError, match="other settings.*noise is 0.06 there, 0.01 asked.*choose another --out"):
+    with pytest.raises(SimError, match="other settings.*noise is 0.03 there, 0.01 asked.*choose another --out"):
         command.main([*arguments, "--noise", "0.01"])
     assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
 
@@ -290,7 +289,7 @@ def test_result_depends_neither_on_workers_nor_on_interruptions(dataset, tmp_pat
     collect(config(out, **settings | {"workers": 1}), resumed)
     assert times == {}  # what was there was used, not recorded again
     assert columns(out) == columns(dataset)
-    assert [episode.noise for episode in read_meta(out).episodes] == [0.06] * 3
+    assert [episode.noise for episode in read_meta(out).episodes] == [0.03] * 3
 
 
 def mtime(out, name):
@@ -308,7 +307,7 @@ def test_killed_command_loses_only_episodes_in_flight_and_leaves_no_processes(tm
     out = tmp_path / "d"
     command_line = [sys.executable, "-m", "sim.collect", "--task", "reach", "--episodes", "5000", "--out", str(out)]
     process = subprocess.Popen([*command_line, "--workers", "1"], cwd=repository, stdout=subprocess.DEVNULL)
-    wait_for(lambda: out.with_name("d.partial").exists() and len(spooled(out)) >= 2)
+    wait_for(lambda: len(spooled(out)) >= 2)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
@@ -329,7 +328,7 @@ def running(pid: str) -> bool:
         return False
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(condition, seconds=600.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

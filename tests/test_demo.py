@@ -25,6 +25,7 @@ STAGE = """
 import signal, sys, time
 from pathlib import Path
 name, out, source, seconds = sys.argv[1:]
+Path(out).parent.mkdir(parents=True, exist_ok=True)
 turns = Path(out).with_suffix(".turns")
 stop = []
 signal.signal(signal.SIGINT, lambda *_: stop.append(1))
@@ -36,7 +37,6 @@ with turns.open("a") as log:
         if stop:
             sys.exit(130)
 text = Path(source).read_text() if source else name
-Path(out).parent.mkdir(parents=True, exist_ok=True)
 Path(out).write_text(text)
 """
 RUNNER = """
@@ -252,7 +252,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, extra: list[st
         (["--task", "lfit"], "unknown task 'lfit' (did you mean 'lift'?)"),
         (["--mode", "asinc"], "unknown mode 'asinc' (did you mean 'async'?)"),
         (["--robot", "sim7"], "unknown robot 'sim7' (did you mean 'sim6'?)"),
-        (["--preset", "tyni"], "unknown preset 'tyni' (did you mean 'tiny'?)"),
+        (["--preset", "tinny"], "unknown preset 'tinny' (did you mean 'tiny'?)"),
         (["--latency-ms", "p50"], "unknown latency 'p50'"),
         (["--test-episodes", "0"], "test_episodes is 0 but must be at least 1"),
         (["--episodes", "-5"], "episodes is -5 but must be 0 or more"),

@@ -77,6 +77,10 @@ class Policy:
         """Device and CPU threads of the backend, in words."""
         return f"{self._backend.device}, {self._backend.threads} thread(s)"
 
+    def with_steps(self, n_steps: int) -> "Policy":
+        """Returns a policy with another number of denoising steps on the same backend; use one of them at a time."""
+        return Policy(self.manifest, self._backend, n_steps=n_steps, imaginer=self._make_imaginer)
+
     def reset(self) -> None:
         """Begins an episode: noise seeds count from 0 again. Encoded prompts stay, they depend on the text alone."""
         self._chunks = 0

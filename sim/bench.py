@@ -1,8 +1,10 @@
 """``wam bench``: latency of the policy on this machine, beside LeRobot's ACT and the cost of rendering, in one run.
 
-All contenders take turns, in a new order every round, so that whatever else the machine does falls on all of them. A
-short pause before each call lets the thread pools of the one before go to sleep. Wall time is what a robot feels; CPU
-time is reported beside it because it hardly depends on other load.
+All contenders take turns, in a new order every round, so that whatever else the machine does falls on all of them. A turn
+is a few calls. The first finds its caches emptied by the contender before and is reported apart, as "cold": between two
+chunks a robot's computer does other things too, though rarely as much as running ACT. A short pause before each call
+lets thread pools go to sleep. Wall time is what a robot feels; CPU time is reported beside it because it hardly depends on
+other load.
 """
 
 import json
@@ -25,17 +27,18 @@ from rich.progress import track
 from policy.load import BACKENDS
 from sim.arm_sim import ArmSim
 from sim.bench_contenders import Contender, act_contender, policy_contenders, render_contender
-from sim.bench_report import latency_plot, results_table
+from sim.bench_report import device_line, latency_plot, results_table
 from sim.provenance import provenance
 from sim.statistics import percentiles_ms
 from wam.errors import ConfigError, unknown_name
 from wam.robot import RobotSpec, load_robot
 
-__all__ = ["BenchConfig", "main", "run_bench", "time_interleaved"]
+__all__ = ["BenchConfig", "Times", "main", "run_bench", "time_interleaved"]
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_ROUNDS = 5  # first calls allocate and pick kernels
+WARM_UP_TURNS = 2  # first calls allocate and pick kernels
+TURN_CALLS = 4  # timed calls of one turn, after its cold one
 PAUSE_S = 0.003  # before each timed call: OpenMP workers spin for about a millisecond after their last job
 BUSY_LOAD = 0.5  # load average per core above which wall times say more about the machine's other work
 
@@ -44,13 +47,13 @@ BUSY_LOAD = 0.5  # load average per core above which wall times say more about t
 class BenchConfig:
     """Measure the latency of a policy on this machine, beside LeRobot's ACT and the rendering of one observation."""
 
-    bundle: Path | None = None  # policy bundle; default: one with random weights, which takes exactly as long
+    bundle: Path | None = None  # policy bundle; default: one with random weights, which takes as long
     preset: str = "tiny"  # model preset of that random bundle
     robot: str = "sim6"  # robot name or file
     task: str = "lift"  # scene that is rendered and seen
     backends: tuple[str, ...] = ("onnx", "torch")  # inference backends to time
     n_steps: tuple[int, ...] = (1, 2, 4, 10)  # denoising steps per chunk to time
-    rounds: int = 200  # timed calls of each contender; p99 needs at least 100
+    rounds: int = 50  # turns of each contender, each one cold call and four others; p99 needs at least 25
     threads: int = 0  # CPU threads of the onnx backend; 0: its own choice
     act: bool = True  # time LeRobot's ACT too
     seed: int = 0  # of the scene and of the order
@@ -64,6 +67,15 @@ class BenchConfig:
             raise ConfigError(f"rounds {self.rounds} and n_steps {self.n_steps} must all be at least 1.")
         if self.threads < 0:
             raise ConfigError(f"threads is {self.threads} but must be 0 (the backend's choice) or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Measured calls of one contender [ms]."""
+
+    wall: list[float]  # wall time of calls that follow one of the same contender
+    cpu: list[float]  # CPU time of this process during the same calls
+    cold: list[float]  # wall time of each turn's first call
 
 
 def run_bench(config: BenchConfig) -> dict[str, Any]:
@@ -92,34 +104,41 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
         )
         contenders += [act_contender(robot)] if config.act else []
         contenders.append(render_contender(sim, robot))
-        wall_ms, cpu_ms = time_interleaved(contenders, config.rounds, config.seed)
-    results = _results(config, contenders, wall_ms, cpu_ms, load_before)
+        times = time_interleaved(contenders, config.rounds, config.seed)
+    results = _results(config, contenders, times, load_before)
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     latency_plot(results, config.out / "latency.png")
     return results
 
 
-def time_interleaved(contenders: Sequence[Contender], rounds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Times every contender once per round, in an order drawn anew.
+def time_interleaved(contenders: Sequence[Contender], rounds: int, seed: int) -> list[Times]:
+    """Gives every contender one turn per round, in an order drawn anew.
 
     Returns:
-        Two (contenders, rounds) arrays: wall time and CPU time of this process [ms].
+        One entry per contender.
     """
     rng = np.random.default_rng(seed)
-    wall_ms, cpu_ms = np.zeros((2, len(contenders), rounds))
-    for number in track(range(-WARM_UP_ROUNDS, rounds), description="bench", console=Console(stderr=True)):
+    times = [Times(wall=[], cpu=[], cold=[]) for _ in contenders]
+    for number in track(range(-WARM_UP_TURNS, rounds), description="bench", console=Console(stderr=True)):
         for place in rng.permutation(len(contenders)):
-            contender = contenders[place]
-            if contender.before is not None:
-                contender.before()
-            time.sleep(PAUSE_S)
-            cpu, wall = time.process_time(), time.perf_counter()
-            contender.run()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            turn = [_time_call(contenders[place]) for _ in range(1 + TURN_CALLS)]
             if number >= 0:
-                wall_ms[place, number], cpu_ms[place, number] = 1e3 * wall, 1e3 * cpu
-    return wall_ms, cpu_ms
+                times[place].cold.append(turn[0][0])
+                times[place].wall.extend(wall for wall, _ in turn[1:])
+                times[place].cpu.extend(cpu for _, cpu in turn[1:])
+    return times
+
+
+def _time_call(contender: Contender) -> tuple[float, float]:
+    """Returns wall and CPU time of one call [ms]."""
+    if contender.before is not None:
+        contender.before()
+    time.sleep(PAUSE_S)
+    cpu, wall = time.process_time(), time.perf_counter()
+    contender.run()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return 1e3 * wall, 1e3 * cpu
 
 
 def _untrained_bundle(folder: Path, robot: RobotSpec, preset: str) -> Path:
@@ -132,23 +151,21 @@ def _untrained_bundle(folder: Path, robot: RobotSpec, preset: str) -> Path:
 
 
 def _results(
-    config: BenchConfig,
-    contenders: Sequence[Contender],
-    wall_ms: np.ndarray,
-    cpu_ms: np.ndarray,
-    load_before: float,
+    config: BenchConfig, contenders: Sequence[Contender], times: Sequence[Times], load_before: float
 ) -> dict[str, Any]:
-    rows = {}
-    act_ms = next((np.median(row) for one, row in zip(contenders, wall_ms, strict=True) if one.name == "act"), None)
-    for contender, wall, cpu in zip(contenders, wall_ms, cpu_ms, strict=True):
-        compared = act_ms is not None and contender.name not in ("act", "render")
+    rows: dict[str, dict[str, Any]] = {}
+    for contender, measured in zip(contenders, times, strict=True):
         rows[contender.name] = {
             "what": contender.what,
             "device": contender.device,
-            "wall_ms": percentiles_ms(wall.tolist()),
-            "cpu_ms": percentiles_ms(cpu.tolist()),
-            "act_ratio": float(act_ms / np.median(wall)) if compared else None,
+            "wall_ms": percentiles_ms(measured.wall),
+            "cold_ms": percentiles_ms(measured.cold),
+            "cpu_ms": percentiles_ms(measured.cpu),
         }
+    for name, row in rows.items():
+        compared = "act" in rows and name not in ("act", "render")
+        row["act_ratio"] = rows["act"]["wall_ms"]["p50"] / row["wall_ms"]["p50"] if compared else None
+        row["act_ratio_cold"] = rows["act"]["cold_ms"]["p50"] / row["cold_ms"]["p50"] if compared else None
     return {
         **provenance(", ".join(config.backends)),
         "bundle": "random weights" if config.bundle is None else str(config.bundle),
@@ -165,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     Console().print(results_table(results))
     if results["load_before"] > BUSY_LOAD * len(os.sched_getaffinity(0)):
         print(f"the machine was busy (load {results['load_before']:.1f}): trust the CPU times, not the wall times")
+    print(f"device:  {device_line(results)}")
     print(f"results: {config.out / 'results.json'}\nplot:    {config.out / 'latency.png'}")
     return 0
 

@@ -26,7 +26,7 @@ class Contender:
     """One row of the table."""
 
     name: str  # key in results.json
-    what: str  # the row's text
+    what: str  # the row's text, short
     device: str  # device and CPU threads
     run: Callable[[], object]  # one chunk, or one rendered observation
     before: Callable[[], object] | None = None  # untimed preparation of the next run
@@ -54,13 +54,13 @@ def policy_contenders(
     """
     contenders = []
     for backend in backends:
+        loaded = load_policy(bundle, robot, backend=backend, threads=threads if backend == "onnx" else None)
         for n_steps in step_counts:
-            own = threads if backend == "onnx" else None
-            policy = load_policy(bundle, robot, backend=backend, n_steps=n_steps, threads=own)
+            policy = loaded.with_steps(n_steps)
             contenders.append(
                 Contender(
                     name=f"{backend}_{n_steps}",
-                    what=f"ours, {backend}, context + {n_steps} step{'s' if n_steps > 1 else ''}",
+                    what=f"ours, {backend}, {n_steps} step{'s' if n_steps > 1 else ''}",
                     device=policy.device,
                     run=lambda policy=policy: policy.infer(observation, noise_seed=0),
                 )
@@ -93,7 +93,7 @@ def act_contender(robot: RobotSpec) -> Contender:
     millions = sum(parameter.numel() for parameter in policy.parameters()) / 1e6
     return Contender(
         name="act",
-        what=f"LeRobot ACT, default size ({millions:.1f} M, chunk of {config.chunk_size})",
+        what=f"LeRobot ACT, {millions:.1f} M",
         device=f"cpu, {torch.get_num_threads()} thread(s)",
         run=lambda: policy.predict_action_chunk(batch),
     )
@@ -109,7 +109,7 @@ def render_contender(sim: ArmSim, robot: RobotSpec) -> Contender:
 
     return Contender(
         name="render",
-        what=f"rendering {len(robot.cameras)} cameras of {sizes} px",
+        what=f"render {len(robot.cameras)} x {sizes} px",
         device="cpu, Mesa",
         run=lambda: [sim.render(camera) for camera in robot.camera_names],
         before=move,

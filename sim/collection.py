@@ -128,11 +128,11 @@ class _Collection:
             loading = loader.submit(import_lerobot)
             loader.shutdown(wait=False)
             self._wait(loading)
-            recorder = DatasetRecorder(self.partial / "dataset", self.robot, self.spool, self.codec)
-            while len(self.kept) < self.config.episodes:
-                self._take(self._wait(self.waiting.popleft()), recorder)
-                self._ask(pool)
-        recorder.finish()
+            with DatasetRecorder(self.partial / "dataset", self.robot, self.spool, self.codec) as recorder:
+                while len(self.kept) < self.config.episodes:
+                    self._take(self._wait(self.waiting.popleft()), recorder)
+                    self._ask(pool)
+                recorder.finish()
         return self._publish()
 
     def _check_settings(self) -> None:

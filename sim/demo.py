@@ -4,6 +4,7 @@ Interrupted, the same command goes on where it was. The policy is judged at the 
 that is what a robot would feel; the frozen number, which peers report, stands beside it.
 """
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import tyro
 
+from sim.commands import command_line
 from sim.demo_stages import (
     STATE_FILE,
     DemoState,
@@ -111,6 +113,11 @@ class DemoConfig:
         preset(self.preset, robot)  # refuses an unknown one before anything is recorded
         return {**given, **vars(self.recipe), "robot_fingerprint": robot.fingerprint()}
 
+    def command(self) -> str:
+        """Returns the command that repeats this demo elsewhere."""
+        decided = dataclasses.replace(self, episodes=self.recipe.demonstrations, train_steps=self.recipe.train_steps)
+        return command_line("demo", decided, always=("task",), never=("out", "fresh", "workers"))
+
 
 def stage_commands(config: DemoConfig) -> list[StageCommand]:
     """Returns the four stages as the commands a person would give."""
@@ -168,7 +175,11 @@ def finish(config: DemoConfig, state: DemoState) -> dict[str, Any]:
         "evaluation": "evaluate/results.json",
         "rows": evaluation["rows"],
     }
-    pipeline = PipelineView(stages=_stages_view(config, seconds), losses=_losses(config.out / "train/metrics.jsonl"))
+    pipeline = PipelineView(
+        command=config.command(),
+        stages=_stages_view(config, seconds),
+        losses=_losses(config.out / "train/metrics.jsonl"),
+    )
     write_report(evaluation, config.out / "report.html", videos_in="evaluate", pipeline=pipeline)
     write_json(config.out / "results.json", results)
     return results

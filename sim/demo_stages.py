@@ -72,20 +72,21 @@ class DemoState:
         """Notes one more attempt at a stage."""
         entry = self._stages.setdefault(stage.name, {"wall_seconds": 0.0, "attempts": 0})
         entry |= {"done": False, "attempts": entry["attempts"] + 1}
-        self._save()
+        self.save()
 
     def add_time(self, stage: StageCommand, seconds: float) -> None:
         """Adds working time to a stage."""
         entry = self._stages[stage.name]
         entry["wall_seconds"] = round(entry["wall_seconds"] + seconds, 3)
-        self._save()
+        self.save()
 
     def finish(self, stage: StageCommand) -> None:
         """Marks a stage as done."""
         self._stages[stage.name]["done"] = True
-        self._save()
+        self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Replaces ``demo.json``."""
         digest = _digest(self.settings)
         data = {"format": FORMAT, "settings": self.settings, "settings_sha256": digest, "stages": self._stages}
         write_json(self.folder / STATE_FILE, data)
@@ -111,16 +112,17 @@ def open_state(folder: Path, settings: Mapping[str, Any]) -> DemoState:
     """Begins a demo in a folder, or takes up the one that is there.
 
     Args:
-        folder: The demo's; made if need be.
+        folder: The demo's, as ``check_folder`` allows it.
         settings: All that decides the result, as JSON data.
 
     Raises:
-        SimError: The folder holds something else, or a demo with other settings.
+        SimError: The folder holds a demo with other settings, or one whose state cannot be read.
     """
     path = folder / STATE_FILE
     if not path.is_file():
-        check_folder(folder)
-        return DemoState(folder, settings, {})
+        state = DemoState(folder, settings, {})
+        state.save()
+        return state
     try:
         found = json.loads(path.read_text())
         there, stages, digest = found["settings"], found["stages"], found["settings_sha256"]

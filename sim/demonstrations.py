@@ -14,6 +14,7 @@ import numpy as np
 from sim.arm_sim import ArmSim
 from sim.experts import ScriptedExpert
 from wam.robot import RobotSpec
+from wam.spec import Observation
 
 __all__ = ["DemoSettings", "Demonstration", "record_demonstration"]
 
@@ -57,7 +58,8 @@ def record_demonstration(sim: ArmSim, settings: DemoSettings, seed: int) -> Demo
     noise = settings.noise if rng.random() < settings.noise_fraction else 0.0
     sim.reset(seed)
     expert = ScriptedExpert(sim, rng, noise=noise)
-    observations, actions = [], []
+    observations: list[Observation] = []
+    actions: list[np.ndarray] = []
     while not (sim.finished or sim.failed) and len(actions) < sim.max_steps:
         observations.append(sim.observation())
         actions.append(expert.act())

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sim.commands import command_line
 from sim.errors import SimError
 from sim.latency import parse_latency
 from sim.references import REFERENCES
@@ -18,6 +18,9 @@ from wam.errors import ConfigError, unknown_name
 __all__ = ["EvaluateConfig"]
 
 NONE = "none"  # written where a list of names is to be empty
+# Written into the repeating command even at their defaults, which another version may have changed.
+SPELLED_OUT = ("task", "episodes", "split", "mode", "latency_ms", "execution_horizon")
+FREE = ("out", "overwrite", "workers")  # do not change the result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +105,13 @@ class EvaluateConfig:
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))
 
     def command(self, latency_s: float) -> str:
-        """Returns the command that repeats these results, a measured latency written as the number it was.
+        """Returns the command that repeats these results elsewhere, a measured latency written as the number it was.
 
         Args:
             latency_s: The latency that was in the loop [s].
         """
-        fixed = dataclasses.replace(self, latency_ms=f"{1e3 * latency_s:.3f}".rstrip("0").rstrip("."), overwrite=False)
-        words = ["wam", "evaluate"]
-        for field in dataclasses.fields(fixed):
-            value = getattr(fixed, field.name)
-            if value != field.default:
-                words += [f"--{field.name.replace('_', '-')}", str(value)]
-        return shlex.join(words)
+        fixed = dataclasses.replace(self, latency_ms=f"{1e3 * latency_s:.3f}".rstrip("0").rstrip("."))
+        return command_line("evaluate", fixed, always=SPELLED_OUT, never=FREE)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import wam
 from sim.gl import GL_BACKEND
 
 __all__ = ["cpu_name", "device_name", "git_commit", "provenance"]
 
-_PACKAGES = ("world_action_model", "mujoco", "numpy", "onnxruntime", "torch", "lerobot", "scipy", "av")
+_PACKAGES = ("mujoco", "numpy", "onnxruntime", "torch", "lerobot", "scipy", "av")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,7 +22,8 @@ def provenance(backend: str) -> dict[str, object]:
         backend: Name of the policy's inference backend.
     """
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": {"world_action_model": wam.__version__, "python": platform.python_version()}
+        | {name: _version(name) for name in _PACKAGES},
         "git_commit": git_commit(),
         "gl_backend": GL_BACKEND,
         "backend": backend,
@@ -33,7 +35,7 @@ def provenance(backend: str) -> dict[str, object]:
 def git_commit() -> str:
     """Returns the commit this code was checked out at, with ``-dirty`` when files differ; "unknown" outside git."""
     commit = _git("rev-parse", "HEAD")
-    if not commit:
+    if not commit or Path(_git("rev-parse", "--show-toplevel")) != _ROOT:  # installed inside somebody else's repository
         return "unknown"
     return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
 

@@ -7,6 +7,7 @@ frames, and takes longer than the simulation. torch and lerobot are imported on 
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class _VideoFile:
 
 
 class DatasetRecorder:
-    """Appends spooled episodes to a new dataset folder."""
+    """Appends spooled episodes to a new dataset folder; as a context manager it leaves no half of one behind."""
 
     def __init__(self, root: Path, robot: RobotSpec, spool: Spool, codec: VideoCodec) -> None:
         """Creates the dataset.
@@ -88,6 +89,17 @@ class DatasetRecorder:
         self._schema = get_hf_features_from_features(self._meta.features).arrow_schema
         self._tables: Any = None  # pyarrow's ParquetWriter, from the first episode on
         self._videos = {image_key(camera.name): [_VideoFile()] for camera in robot.cameras}
+
+    def __enter__(self) -> "DatasetRecorder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Removes the dataset when something went wrong: the spool has everything, and a full disk needs the room."""
+        if kind is not None:
+            shutil.rmtree(self._meta.root, ignore_errors=True)
+            if self._tables is not None:
+                with suppress(OSError):  # nobody will read the file, and there may be no room for its last page
+                    self._tables.close()
 
     def append(self, record: EpisodeRecord) -> None:
         """Adds one episode."""

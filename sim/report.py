@@ -44,6 +44,7 @@ class Stage:
 class PipelineView:
     """What a report shows of the stages that led to the result."""
 
+    command: str  # that runs them all
     stages: Sequence[Stage]
     losses: Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (steps, values)
 

@@ -54,7 +54,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     """Returns the table for the terminal."""
     table = Table(title=f"{results['task']}: success over {results['split']} seeds", title_justify="left")
     table.add_column("who", no_wrap=True)
-    for column in ("solved", "rate", "95 % interval", "p, paired", "median time"):
+    for column in ("solved", "rate", "95 % interval", "p, paired", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in results["rows"]:
         seconds = row["median_success_seconds"]

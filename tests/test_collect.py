@@ -1,5 +1,6 @@
 """``wam collect``: what is in the dataset, and what is on disk after everything that can interrupt it."""
 
+import contextlib
 import errno
 import json
 import os
@@ -35,6 +36,7 @@ pytest.importorskip("lerobot")
 pq = pytest.importorskip("pyarrow.parquet")
 
 ROBOT = load_robot("sim6")
+REACH = ["--task", "reach", "--episodes", "3", "--noise-fraction", "1", "--noise", "0.03"]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -103,8 +105,7 @@ def spooled(out: Path) -> list[str]:
 def dataset(tmp_path_factory):
     """Three reach episodes, recorded by two spawned processes through the command line."""
     out = tmp_path_factory.mktemp("collect") / "reach"
-    arguments = ["--task", "reach", "--episodes", "3", "--out", str(out), "--workers", "2", "--noise-fraction", "1"]
-    assert command.main(arguments) == 0
+    assert command.main(["--out", str(out), "--workers", "2", *REACH]) == 0
     return out
 
 
@@ -197,39 +198,48 @@ def test_wam_json_tells_how_it_was_made(dataset):
     assert not dataset.with_name("reach.partial").exists()
 
 
+class Blind(ArmSim):
+    """Draws nothing, and keeps what it was told to execute."""
+
+    executed: list
+
+    def render(self, camera):
+        return np.zeros((2, 2, 3), np.uint8)
+
+    def step(self, target):
+        self.executed.append(np.array(target))
+        super().step(target)
+
+
 def test_label_is_clean_where_the_executed_action_is_not():
-    class Watched(ArmSim):
-        executed: list
-
-        def step(self, target):
-            self.executed.append(np.array(target))
-            super().step(target)
-
-    simulation = Watched("reach", ROBOT)
-    labels = {}
+    simulation = Blind("reach", ROBOT)
     for noise in (0.0, 0.05):
-        simulation.executed = []
         settings = DemoSettings(task="reach", robot=ROBOT, noise_fraction=1.0, noise=noise, distractors=0)
-        demo = record_demonstration(simulation, settings, 0)
-        labels[noise] = demo.action[0]
-        differs = np.abs(np.array(simulation.executed) - demo.action).max() > 1e-3
-        assert differs == (noise > 0)
-        assert demo.noise == noise
+        perturbed, first_labels = [], []
+        for seed in range(6):  # bursts come and go, so one episode may have none
+            simulation.executed = []
+            demo = record_demonstration(simulation, settings, seed)
+            perturbed.append(np.abs(np.array(simulation.executed) - demo.action).max() > 1e-3)
+            first_labels.append(demo.action[0])
+            assert demo.noise == noise
+        assert any(perturbed) == (noise > 0)
+        if noise == 0:
+            clean_labels = first_labels
     simulation.close()
-    assert np.array_equal(labels[0.0], labels[0.05])  # same scene, same first label
+    assert np.array_equal(clean_labels, first_labels)  # same scenes, same first labels
 
 
 def test_share_of_noisy_episodes_is_drawn_from_the_seed():
     settings = DemoSettings(task="reach", robot=ROBOT, noise_fraction=0.5, noise=0.01, distractors=0)
-    simulation = ArmSim("reach", ROBOT)
+    simulation = Blind("reach", ROBOT)
+    simulation.executed = []
     noisy = [record_demonstration(simulation, settings, seed).noise > 0 for seed in range(16)]
-    simulation.close()
     assert 3 <= sum(noisy) <= 13
 
 
 def test_complete_dataset_is_left_alone_and_other_settings_are_explained(dataset, capsys):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
-    arguments = ["--task", "reach", "--episodes", "3", "--out", str(dataset), "--noise-fraction", "1"]
+    arguments = ["--out", str(dataset), *REACH]
     assert command.main(arguments) == 0
     assert "was complete already, with these settings" in capsys.readouterr().out
     with pytest.raises(SimError, match="other settings.*noise is 0.03 there, 0.01 asked.*choose another --out"):
@@ -271,7 +281,7 @@ def fail_seeds(monkeypatch, seeds, steps=None):
 def test_result_depends_neither_on_workers_nor_on_interruptions(dataset, tmp_path):
     """Interrupted by SIGINT through spawned workers, resumed inline with another number of workers: the same tables."""
     out = tmp_path / "d"
-    settings = {"noise_fraction": 1.0, "workers": 2}
+    settings = {"noise_fraction": 1.0, "noise": 0.03, "workers": 2}
     interrupt = Counter(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(
@@ -351,11 +361,11 @@ def test_full_disk_while_recording_keeps_finished_episodes(tmp_path, monkeypatch
     assert spooled(tmp_path / "d") == ["000000", "000001"]
 
 
-class FakeDataset:
+class FakeDataset(contextlib.nullcontext):
     """Takes the place of the LeRobot dataset where only the spool matters."""
 
     def __init__(self, *_):
-        pass
+        super().__init__(self)
 
     def append(self, record):
         pass
@@ -373,6 +383,7 @@ def test_full_disk_while_writing_the_dataset_keeps_the_spool_and_resumes(tmp_pat
     with pytest.raises(DiskFullError, match="is full"):
         collect(config(tmp_path / "d"), Counter())
     assert spooled(tmp_path / "d") == ["000000", "000001", "000002"]
+    assert not (tmp_path / "d.partial/dataset").exists()
     monkeypatch.undo()
     monkeypatch.setattr(collection, "WorkerPool", InlinePool)
     collect(config(tmp_path / "d"), Counter())
@@ -419,7 +430,7 @@ def test_really_full_disk_gives_one_message_and_resumes(tmp_path, repository):
     assert "first 2" in lines
     assert int(lines[lines.index("first 2") + 1]) >= 2
     assert done.stderr.count("is full") == 1
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     assert "second 0" in lines
     assert lines[-1] == "d"
 

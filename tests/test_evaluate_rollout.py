@@ -145,8 +145,8 @@ def test_async_plays_the_old_chunk_on_and_takes_over_at_the_action_whose_time_it
     sim = TargetSim()
     run_episode(sim, Counter(), settings("async", latency_s=0.248, horizon=4), seed=0)
     ticks, values = zip(*sim.commands[:9], strict=True)
-    # The first chunk was asked for at 0 and exists at 62: its third action (time 0.2 s) is due. The second was asked for
-    # when the fourth action had its time (tick 112) and exists at 174: action 2 of 112 + 62.
+    # The first chunk was asked for at 0 and exists at 62: its third action (time 0.2 s) is due. The second was asked
+    # for when the fourth action had its time (tick 112) and exists at 174: action 2 of 112 + 62.
     assert values[:4] == (102, 103, 104, 105)
     assert ticks[:4] == (62, 87, 112, 137)
     assert values[4:7] == (106, 203, 204)

@@ -157,12 +157,13 @@ def test_videos_of_a_demo_lie_in_a_subfolder() -> None:
 
 def test_a_demo_shows_its_stages_and_losses() -> None:
     pipeline = PipelineView(
+        command="wam demo --task lift",
         stages=[Stage(name="collect", seconds=65.2, note="300 demonstrations"), Stage(name="train", seconds=400)],
         losses={"action": ([1, 2, 3], [0.5, 0.2, 0.1])},
     )
     page = Page(render_report(results(), pipeline=pipeline))
     assert "7 min 45 s" in page.text
-    for said in ("collect", "1 min 05 s", "300 demonstrations", "6 min 40 s"):
+    for said in ("collect", "1 min 05 s", "300 demonstrations", "6 min 40 s", "wam demo --task lift"):
         assert said in page.text, said
     assert page.tags.count("svg") == 4
 

@@ -39,7 +39,7 @@ class ExportConfig:
 
     checkpoint: Path  # run folder of `wam train`, its checkpoints/last, or one checkpoint
     out: Path  # folder of the bundle; must not exist yet
-    n_steps: int = 4  # denoising steps the robot takes unless told otherwise; 4 is as good as 10 on our tasks
+    n_steps: int = 4  # denoising steps the robot takes unless told otherwise; each costs as much again
     overwrite: bool = False  # replace the bundle that is already at --out
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ def _move_into_place(partial: Path, out: Path) -> None:
     os.replace(out, old)
     try:
         os.replace(partial, out)
-    except OSError:
+    except BaseException:  # Ctrl-C too: whatever stops this, the old bundle goes back
         os.replace(old, out)
         raise
     shutil.rmtree(old, ignore_errors=True)

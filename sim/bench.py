@@ -1,10 +1,10 @@
 """``wam bench``: latency of the policy on this machine, beside LeRobot's ACT and the cost of rendering, in one run.
 
-All contenders take turns, in a new order every round, so that whatever else the machine does falls on all of them. A turn
-is a few calls. The first finds its caches emptied by the contender before and is reported apart, as "cold": between two
-chunks a robot's computer does other things too, though rarely as much as running ACT. A short pause before each call
-lets thread pools go to sleep. Wall time is what a robot feels; CPU time is reported beside it because it hardly depends on
-other load.
+All contenders take turns, in a new order every round, so that whatever else the machine does falls on all of them.
+A turn is a few calls. The first finds its caches emptied by the contender before and is reported apart, as "cold":
+between two chunks a robot's computer does other things too, though rarely as much as running ACT. A short pause before
+each call lets thread pools go to sleep. Wall time is what a robot feels; CPU time is reported beside it because it
+hardly depends on other load.
 """
 
 import json

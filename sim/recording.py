@@ -95,11 +95,16 @@ class DatasetRecorder:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Removes the dataset when something went wrong: the spool has everything, and a full disk needs the room."""
-        if kind is not None:
-            shutil.rmtree(self._meta.root, ignore_errors=True)
+        if kind is None:
+            return
+        # Closing writes last pages, and lerobot would do it, folder and all, when it is collected as garbage. So make
+        # room, close, and remove what that wrote.
+        shutil.rmtree(self._meta.root, ignore_errors=True)
+        with suppress(OSError):
+            self._meta.finalize()
             if self._tables is not None:
-                with suppress(OSError):  # nobody will read the file, and there may be no room for its last page
-                    self._tables.close()
+                self._tables.close()
+        shutil.rmtree(self._meta.root, ignore_errors=True)
 
     def append(self, record: EpisodeRecord) -> None:
         """Adds one episode."""

@@ -1,6 +1,7 @@
 """``wam evaluate`` on the real simulation: references, workers, files, and every message for what cannot work."""
 
 import json
+import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 from sim.arm_sim import ArmSim
 from sim.crew import POLICY, Crew, Job, Setup
+from sim.errors import SimError
 from sim.evaluate import evaluate, main, summary
 from sim.evaluate_config import EvaluateConfig
-from sim.filming import choose_episodes
+from sim.filming import choose_episodes, film
 from sim.latency import latency_seconds, measure_latency, parse_latency
 from sim.references import make_reference
 from sim.results import episode_record, summarise_rows, write_json
@@ -235,6 +237,26 @@ def test_a_crew_needs_a_worker_and_a_policy() -> None:
         crew.play([Job(planner=POLICY, settings=loop, seed=1_000_000)])
     with Crew(setup, workers=1) as crew, pytest.raises(ConfigError, match="unknown reference 'oracle'"):
         crew.play([Job(planner="oracle", settings=loop, seed=1_000_000)])
+
+
+def test_a_worker_that_dies_is_one_message() -> None:
+    setup = Setup(make_sim=partial(os._exit, 3), make_policy=None, chunk_length=16)
+    loop = LoopSettings(mode="frozen", latency_s=0.0, execution_horizon=8)
+    jobs = [Job(planner="expert", settings=loop, seed=seed) for seed in (1_000_000, 1_000_001)]
+    with Crew(setup, workers=2) as crew, pytest.raises(SimError, match="process died while 2 of them.*--workers 1"):
+        crew.play(jobs)
+
+
+def test_an_episode_that_does_not_repeat_itself_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Moody:
+        def play(self, jobs: list[Job], done: object) -> list[Episode]:
+            return [episode(job.seed, "timeout") for job in jobs]
+
+    loop = LoopSettings(mode="frozen", latency_s=0.0, execution_horizon=8)
+    played = [episode(1_000_000, "success"), episode(1_000_001, "timeout")]
+    videos = film(Moody(), loop, played, config(tmp_path, videos=2))
+    assert caplog.messages == ["seed 1000000 did not repeat itself for its video: some randomness has no seed"]
+    assert [video["file"] for video in videos] == [None, None]
 
 
 def episode(seed: int, outcome: str) -> Episode:

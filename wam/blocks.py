@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wam.flow import TIMESTEP_SCALE
-from wam.rope import apply_rope
+from wam.rope import Rope, apply_rope
 
 __all__ = ["Block", "ExpertConfig", "Head", "RMSNorm", "TimestepEmbedding", "attend"]
 
@@ -95,13 +95,13 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(table)
 
     def project(
-        self, x: Float[Tensor, "B N D"], time: Float[Tensor, "B 6 D"], rope: tuple[Tensor, Tensor]
+        self, x: Float[Tensor, "B N D"], time: Float[Tensor, "B 6 D"], rope: Rope
     ) -> tuple[Float[Tensor, "B h N d"], Float[Tensor, "B h N d"], Float[Tensor, "B h N d"]]:
         """Makes this expert's rotated queries and keys, and its values."""
         shift, scale = (self.modulation + time)[:, :2].split(1, dim=1)  # 2 x (B, 1, D)
         q, k, v = self.qkv(self.norm_self(x) * (1 + scale) + shift).chunk(3, dim=-1)  # 3 x (B, N, h·d)
         q, k, v = (self._split(part) for part in (self.norm_q(q), self.norm_k(k), v))
-        return apply_rope(q, *rope), apply_rope(k, *rope), v
+        return apply_rope(q, rope), apply_rope(k, rope), v
 
     def merge(
         self,

@@ -232,14 +232,15 @@ class WorldActionModel(nn.Module):
         if self.config.learned_positions:
             x = x + positions
         embedded, modulation = expert.time(sigma)
-        return _Stream(x, embedded, modulation, (self.get_buffer(f"{table}_cos"), self.get_buffer(f"{table}_sin")))
+        turning = rope.Rope(*(self.get_buffer(f"{table}_{part}") for part in rope.Rope._fields))
+        return _Stream(x, embedded, modulation, turning)
 
     def _as_velocity(self, raw: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
         return raw if self.config.action_prediction == "velocity" else velocity_from_x(actions, raw, sigma)
 
-    def _register_tables(self, name: str, tables: tuple[Tensor, Tensor]) -> None:
-        self.register_buffer(f"{name}_cos", tables[0], persistent=False)
-        self.register_buffer(f"{name}_sin", tables[1], persistent=False)
+    def _register_tables(self, name: str, tables: rope.Rope) -> None:
+        for part, value in tables._asdict().items():
+            self.register_buffer(f"{name}_{part}", value, persistent=False)
 
 
 class _Stream(NamedTuple):
@@ -248,7 +249,7 @@ class _Stream(NamedTuple):
     x: Tensor  # (B, N, D)
     embedded: Tensor  # (B, D) timestep embedding
     modulation: Tensor  # (B, 6, D)
-    rope: tuple[Tensor, Tensor]  # 2 x (N, d)
+    rope: rope.Rope
 
 
 class _Run(NamedTuple):

@@ -40,7 +40,7 @@ TRAIN = [
     "tensorboard>=2.18",
     "torch>=2.7",
 ]
-EXPORT = ["onnx>=1.18", "onnxscript>=0.5"]
+EXPORT = ["onnx>=1.18"]
 
 # Jazzy's Python wheels exist for x86-64 only; a Jetson or a machine with ROS installed uses its own ROS packages.
 ROS = [

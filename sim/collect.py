@@ -25,12 +25,14 @@ class CollectBar:
 
     def __init__(self, bar: Progress, episodes: int) -> None:
         self._bar = bar
-        self._recorded = bar.add_task("record", total=episodes)
-        self._written = bar.add_task("write ", total=episodes)
+        self._recorded = bar.add_task("record", total=episodes, visible=False)
+        self._written = bar.add_task("write ", total=episodes, visible=False)
         self._failed = 0
 
     def recorded(self, success: bool) -> None:
-        """Moves the first bar; a failed episode will be replaced, so it does not count."""
+        """Moves the first bar; a failed episode will be replaced, so it does not count. Shows both, if hidden yet."""
+        for task in (self._recorded, self._written):
+            self._bar.update(task, visible=True)
         if success:
             self._bar.advance(self._recorded)
         else:

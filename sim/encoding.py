@@ -39,7 +39,7 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}  #
 class VideoCodec:
     """Encoder settings, in LeRobot's words; they are written into the dataset's info.json."""
 
-    vcodec: str = "h264"  # read by every LeRobot back-end; eight times cheaper than AV1 at this size
+    vcodec: str = "h264"  # read by every LeRobot back-end; seven times cheaper than AV1 at this size
     pix_fmt: str = "yuv444p"  # full chroma resolution
     g: int = 10  # frames from one key frame to the next; random access decodes at most these
     crf: int = 14  # quality; below this the rounding of RGB to YUV dominates the error

@@ -29,7 +29,6 @@ ROOTS = ("wam", "policy", "sim", "calibration", "ros_nodes")
 IMPORT_NAMES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
 # Declared although no module of ours names them in an import statement.
 USED_INDIRECTLY = {
-    "onnxscript": "torch's ONNX exporter needs it",
     "tensorboard": "torch.utils.tensorboard needs it",
 }
 

@@ -52,7 +52,6 @@ OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "metaworld": "metaworld",
     "mujoco": "sim",
     "onnx": "export",
-    "onnxscript": "export",
     "pyarrow": "train",
     "rclpy": "ros",
     "scipy": "sim",

@@ -16,9 +16,8 @@ import numpy as np
 
 from sim.encoding import VideoCodec, join_videos
 from sim.spool import EpisodeArrays, EpisodeRecord, Spool
-from wam.dataset_meta import STAMP
 from wam.robot import RobotSpec
-from wam.spec import ACTION, OBS_STATE, image_key
+from wam.spec import ACTION, OBS_STATE, STAMP, image_key
 
 __all__ = ["DatasetRecorder", "dataset_features", "import_lerobot"]
 

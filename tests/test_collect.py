@@ -12,10 +12,10 @@ from sim.collect_config import CollectConfig, settings_difference
 from sim.demonstrations import DemoSettings, record_demonstration
 from sim.encoding import CODECS
 from sim.errors import SimError
-from wam.dataset_meta import STAMP, read_meta
+from wam.dataset_meta import read_meta
 from wam.errors import ConfigError, RobotSpecError
 from wam.robot import load_robot
-from wam.spec import ACTION, OBS_STATE, TASK, image_key
+from wam.spec import ACTION, OBS_STATE, STAMP, TASK, image_key
 
 pytest.importorskip("lerobot")
 pq = pytest.importorskip("pyarrow.parquet")

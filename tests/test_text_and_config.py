@@ -46,6 +46,7 @@ def test_presets_take_their_widths_from_the_robot_and_survive_json(name: str):
         ({"image_size_px": (60, 64)}, "multiple of patch_px x token_patch = 16"),
         ({"head_dim": 7}, "head_dim is 7"),
         ({"future_offset": 99}, "future_offset 99 lies beyond chunk_length 16"),
+        ({"action_shift": 0.0}, r"action_shift is 0\.0 but a flow shift must be positive"),
         ({"action_prediction": "noise"}, r"unknown action prediction 'noise'.*velocity, x"),
     ],
 )

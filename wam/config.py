@@ -63,6 +63,9 @@ class ModelConfig:
                 f"future_offset {self.future_offset} lies beyond chunk_length {self.chunk_length}: the imagined frame "
                 "must be one the chunk can reach."
             )
+        for name in ("action_shift", "video_shift"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"model option {name} is {getattr(self, name)} but a flow shift must be positive.")
         if self.action_prediction not in ACTION_PREDICTIONS:
             raise ConfigError(unknown_name("action prediction", self.action_prediction, ACTION_PREDICTIONS))
 

@@ -20,7 +20,6 @@ from wam.robot import RobotSpec
 __all__ = ["DatasetMeta", "EpisodeMeta", "meta_path", "read_meta", "robot_differences", "write_json", "write_meta"]
 
 FORMAT = 1
-STAMP = "stamp"  # dataset key of robot time [s]; without the prefix "observation.", so no policy reads it as state
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,13 @@ import numpy as np
 from wam.errors import ValueContractError
 from wam.robot import RobotSpec
 
-__all__ = ["ACTION", "OBS_IMAGES", "OBS_STATE", "TASK", "ActionChunk", "Observation", "image_key"]
+__all__ = ["ACTION", "OBS_IMAGES", "OBS_STATE", "STAMP", "TASK", "ActionChunk", "Observation", "image_key"]
 
 OBS_STATE = "observation.state"
 OBS_IMAGES = "observation.images"
 ACTION = "action"
 TASK = "task"
+STAMP = "stamp"  # robot time of a frame [s]; without the prefix "observation.", so that no policy reads it as state
 
 
 def image_key(camera: str) -> str:

@@ -7,6 +7,7 @@ checkpoint and leaves with status 130.
 
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ __all__ = ["INTERRUPTED", "learning_rate", "main", "train"]
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # exit status of a run that was stopped and can go on
+DEFAULT_THREADS = 2  # most CPU threads unless asked for; the same number everywhere also gives the same sums
 VALIDATION_FRAMES = 128  # held-out observations of one validation
 SEED_STRIDE = 1_000_003  # a prime: noise seeds of two runs with close seeds do not meet
 
@@ -44,12 +46,11 @@ def train(config: TrainConfig) -> int:
     Raises:
         WamError: Dataset, robot, preset or earlier run cannot be used, or training diverged.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or min(DEFAULT_THREADS, len(os.sched_getaffinity(0))))
     device = _device(config.device)
     with _progress() as bar:
-        decoding = bar.add_task("decode", total=None)
-        data = prepare(config, lambda done, total: bar.update(decoding, completed=done, total=total))
+        decoding = bar.add_task("decode", total=None, visible=False)
+        data = prepare(config, lambda done, total: bar.update(decoding, completed=done, total=total, visible=True))
         bar.remove_task(decoding)
         run = start_run(config, data, device)
         _log_start(run, data, device)

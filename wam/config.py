@@ -70,11 +70,6 @@ class ModelConfig:
             raise ConfigError(unknown_name("action prediction", self.action_prediction, ACTION_PREDICTIONS))
 
     @property
-    def attention_width(self) -> int:
-        """Width of queries, keys and values: heads times head size, the same in both experts."""
-        return self.num_heads * self.head_dim
-
-    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of video tokens of one camera."""
         height, width = self.image_size_px

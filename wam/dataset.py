@@ -42,7 +42,8 @@ class Episodes:
 
     def ends(self, frames: np.ndarray) -> np.ndarray:
         """(B,) int64 first frame after the episode of each of (B,) frames."""
-        return (self.start + self.length)[self.episode_of_frame[frames]]
+        episode = np.searchsorted(self.start, frames, side="right") - 1
+        return (self.start + self.length)[episode]
 
     def chunks(self, frames: np.ndarray, chunk_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Action chunks that start at (B,) frames.

@@ -7,7 +7,6 @@ checkpoint and leaves with status 130.
 
 import logging
 import math
-import os
 import signal
 import sys
 import time
@@ -46,7 +45,7 @@ def train(config: TrainConfig) -> int:
     Raises:
         WamError: Dataset, robot, preset or earlier run cannot be used, or training diverged.
     """
-    torch.set_num_threads(config.threads or min(DEFAULT_THREADS, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(config.threads or min(DEFAULT_THREADS, torch.get_num_threads()))
     device = _device(config.device)
     with _progress() as bar:
         decoding = bar.add_task("decode", total=None, visible=False)

@@ -31,7 +31,6 @@ class TrainingData:
     transforms: Transforms
     training: FrameSampler
     validation: FrameSampler
-    seed: int
 
     def tokenizer_images(self) -> np.ndarray:
         """(M', K, height, width, 3) uint8 images spread over the training episodes."""
@@ -68,7 +67,6 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         transforms=_fit_transforms(config, model_config, episodes, training, robot),
         training=_sampler(config, episodes, training),
         validation=_sampler(config, episodes, held_out),
-        seed=config.seed,
     )
 
 

@@ -41,9 +41,7 @@ class TrainConfig:
     save_every: int = 250  # steps between checkpoints
     seed: int = 0  # of weights, batches and noise
     device: str = "auto"  # cpu, cuda, or auto: cuda where there is one
-    threads: int = (
-        0  # CPU threads; 0: two, or fewer if torch has fewer. The second gains a tenth on tiny, so more gain little
-    )
+    threads: int = 0  # CPU threads; 0: two, or fewer if torch has fewer: on tiny even the second gains only a tenth
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "save_every"):

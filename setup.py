@@ -34,6 +34,7 @@ SIM = [
     "scipy>=1.14",
 ]
 TRAIN = [
+    "accelerate>=1.14,<2",
     "jaxtyping>=0.3",
     "lerobot[dataset]==0.6.1",
     "pyarrow>=21.0",
@@ -43,18 +44,32 @@ TRAIN = [
 EXPORT = ["onnx>=1.18"]
 
 # Jazzy's Python wheels exist for x86-64 only; a Jetson or a machine with ROS installed uses its own ROS packages.
+X86_LINUX = "platform_machine == 'x86_64' and sys_platform == 'linux'"
 ROS = [
-    f"{wheel} ; platform_machine == 'x86_64' and sys_platform == 'linux'"
-    for wheel in (
-        "ros-rclpy[fastrtps]==7.1.6",
-        "ros-diagnostic-msgs==5.3.6",
-        "ros-sensor-msgs==5.3.6",
-        "ros-std-srvs==5.3.6",
-        "ros-trajectory-msgs==5.3.6",
-    )
+    *(
+        f"{wheel} ; {X86_LINUX}"
+        for wheel in (
+            "ros-rclpy[fastrtps]==7.1.6",
+            "ros-diagnostic-msgs==5.3.6",
+            "ros-sensor-msgs==5.3.6",
+            "ros-std-srvs==5.3.6",
+            "ros-trajectory-msgs==5.3.6",
+        )
+    ),
+    "mcap>=1.2",
+    "psutil>=5.9",
 ]
 
-# Development needs everything that runs without a GPU. colcon's Python support ends at setuptools 80.
+# Wan checkpoints: video autoencoder from diffusers, UMT5 text encoder from transformers; in lerobot's ranges.
+WAN = ["diffusers>=0.38,<0.40", "ftfy>=6.3", "transformers>=5.4,<5.6"]
+# RTX cards; a Jetson's TensorRT comes with JetPack and is imported from there.
+TRT = [f"tensorrt-rtx>=1.7 ; {X86_LINUX}"]
+
+# The SO-101's servo bus, as LeRobot drives it.
+SO101 = ["lerobot[feetech]==0.6.1"]
+
+# Development needs everything that runs without a GPU. colcon's Python support ends at setuptools 80; ruckig, rosbags
+# and mcap-ros2-support are oracles of tests.
 DEV = [
     "beartype>=0.20",
     "catkin_pkg>=1.0",
@@ -62,10 +77,13 @@ DEV = [
     "colcon-library-path>=0.2",
     "colcon-ros>=0.5",
     "hypothesis>=6.100",
+    "mcap-ros2-support>=0.5",
     "mypy>=1.15",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
+    "rosbags>=0.10",
+    "ruckig>=0.14",
     "ruff>=0.9",
     "setuptools<80",
     "uv==0.13.8",
@@ -76,10 +94,11 @@ EXTRAS = {
     "train": TRAIN,
     "export": EXPORT,
     "ros": ROS,
-    "trt": ["tensorrt-rtx>=1.1"],  # RTX cards; a Jetson's TensorRT comes with JetPack and is imported from there
-    "wan": ["ftfy>=6.3", "transformers>=4.56"],  # the UMT5 text encoder of Wan checkpoints
+    "so101": SO101,
+    "trt": TRT,
+    "wan": WAN,
     "metaworld": ["metaworld>=3.0"],
-    "dev": [*SIM, *TRAIN, *EXPORT, *DEV],
+    "dev": [*SIM, *TRAIN, *EXPORT, *ROS, *SO101, *TRT, *WAN, *DEV],
 }
 
 setup(

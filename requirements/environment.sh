@@ -100,6 +100,10 @@ ensure_uv() { # the lock holds uv as well, so the install below keeps this one
 # shellcheck disable=SC2086  # an empty QUIET must vanish
 pip() { "$VENV/bin/uv" pip "$1" $QUIET --python "$VENV/bin/python" "${@:2}"; }
 
+# ROS's wheels carry the egg-info of the packages inside them. The installer takes these for packages of their own that
+# the lock does not name, and the next update would uninstall rclpy and every message from under their wheels.
+drop_stray_metadata() { rm -rf "$VENV"/lib/python3.12/site-packages/*.egg-info; }
+
 install_locked() {
   if [ -z "$BACKEND$WHEEL" ]; then
     pip sync "$LOCK"
@@ -142,6 +146,7 @@ ensure_uv
 rm -f "$STAMP" # from here on the folder is neither the old environment nor the new one
 say "installing $LOCK${BACKEND:+ with torch for $BACKEND}${WHEEL:+ with $WHEEL}"
 install_locked
+drop_stray_metadata
 pip install --no-deps --no-build-isolation --editable .
 printf '%s\n%s\n%s\n' "$WANTED" "$BACKEND" "$WHEEL" >"$STAMP"
 say "ready: $VENV"

@@ -100,7 +100,8 @@ def command_by_name(message: Any, wanted: Sequence[str], what: str = "the comman
 
     Args:
         message: ``std_msgs/Float64MultiArray`` whose first dimension's label lists the joint names, separated by
-            commas, or ``trajectory_msgs/JointTrajectory``, of which the last point is the target.
+            commas, or ``trajectory_msgs/JointTrajectory``, of which the first point is the target (a second one only says
+            where the arm comes to rest if nobody commands it again).
         wanted: (A,) names of the robot file, in order.
         what: What the message is, for error messages.
 
@@ -115,4 +116,4 @@ def command_by_name(message: Any, wanted: Sequence[str], what: str = "the comman
         return positions_by_name(label.split(",") if label else [], message.data, wanted, what)
     if not message.points:
         raise ValueContractError(f"{what} is a trajectory without points: at least one is needed.")
-    return positions_by_name(message.joint_names, message.points[-1].positions, wanted, what)
+    return positions_by_name(message.joint_names, message.points[0].positions, wanted, what)

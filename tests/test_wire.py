@@ -79,7 +79,7 @@ def test_unusable_positions_are_refused(names, positions, message):
 def test_both_command_interfaces_mean_the_same():
     dimension = SimpleNamespace(label="gripper,yaw,elbow")
     forward = SimpleNamespace(layout=SimpleNamespace(dim=[dimension]), data=array("d", [1.0, 0.5, -0.25]))
-    points = [SimpleNamespace(positions=[9.0, 9.0, 9.0]), SimpleNamespace(positions=[-0.25, 0.5, 1.0])]
+    points = [SimpleNamespace(positions=[-0.25, 0.5, 1.0]), SimpleNamespace(positions=[9.0, 9.0, 9.0])]
     trajectory = SimpleNamespace(joint_names=["elbow", "yaw", "gripper"], points=points)
     for message in (forward, trajectory):
         assert command_by_name(message, NAMES).tolist() == [0.5, -0.25, 1.0]

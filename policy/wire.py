@@ -100,8 +100,8 @@ def command_by_name(message: Any, wanted: Sequence[str], what: str = "the comman
 
     Args:
         message: ``std_msgs/Float64MultiArray`` whose first dimension's label lists the joint names, separated by
-            commas, or ``trajectory_msgs/JointTrajectory``, of which the first point is the target (a second one only says
-            where the arm comes to rest if nobody commands it again).
+            commas, or ``trajectory_msgs/JointTrajectory``, of which the first point is the target (a second one only
+            says where the arm comes to rest if nobody commands it again).
         wanted: (A,) names of the robot file, in order.
         what: What the message is, for error messages.
 

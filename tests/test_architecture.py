@@ -25,6 +25,7 @@ MAX_FUNCTION_LINES = 70
 # What a robot imports. Everything else in wam may use torch.
 TORCH_FREE = {
     "wam",
+    "wam.calibration_spec",
     *(f"wam.{name}" for name in ("cli", "config", "doctor", "doctor_probes", "errors", "manifest", "normalise")),
     *(f"wam.{name}" for name in ("robot", "sigmas", "spec", "strict_json", "text", "transforms")),
 }

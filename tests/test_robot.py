@@ -123,7 +123,7 @@ def broken(change: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"speed": 3}, "robot description: unknown field 'speed'; valid names: cameras, command_interface,"),
+        ({"speed": 3}, "robot description: unknown field 'speed'; valid names: calibration, cameras, command_interface,"),
         ({"contrl_rate_hz": 3}, "unknown field 'contrl_rate_hz' (did you mean 'control_rate_hz'?)"),
         ({"joints": ...}, "field 'joints' is missing; fields: name, joints, gripper,"),
         ({"name": ""}, "field 'name' is '' but must be a non-empty string."),

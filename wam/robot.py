@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+from wam.calibration_spec import KinematicsSpec, RobotCalibration, build
 from wam.errors import RobotSpecError, unknown_name
 
-__all__ = ["CameraSpec", "JointSpec", "RobotSpec", "load_robot", "robot_names"]
+__all__ = ["CameraSpec", "JointSpec", "RobotSpec", "load_robot", "robot_file", "robot_names"]
 
 COMMAND_INTERFACES = ("forward", "trajectory")
 ROBOT_DIR_VARIABLE = "WAM_ROBOT_DIR"
+# Of one specimen or one computer, not of the kind of robot: data and policies stay valid when these change.
+NOT_IN_FINGERPRINT = ("calibration", "kinematics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class RobotSpec:
     state_topic: str = "/joint_states"  # ROS topic of measured joint positions
     command_topic: str = "/command"  # ROS topic the guard commands on
     command_interface: str = "forward"  # "forward" (Float64MultiArray) or "trajectory" (JointTrajectory)
+    kinematics: KinematicsSpec | None = None  # MJCF or URDF of the arm, for calibration; not part of the fingerprint
+    calibration: RobotCalibration | None = None  # what was measured on this specimen; not part of the fingerprint
 
     @property
     def control_dt(self) -> float:
@@ -102,7 +107,12 @@ class RobotSpec:
 
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON: what a dataset, checkpoint or bundle was made for."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        identity = {name: value for name, value in self.to_dict().items() if name not in NOT_IN_FINGERPRINT}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def calibration_hash(self) -> str:
+        """sha256 of the calibration, or "" without one: recordings with different hashes do not belong together."""
+        return "" if self.calibration is None else self.calibration.hash()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "robot description") -> "RobotSpec":
@@ -125,6 +135,10 @@ class RobotSpec:
         if fields.get("gripper") is not None:
             fields["gripper"] = _joint(fields["gripper"], f"{source}: gripper")
         fields["control_rate_hz"] = _number(fields["control_rate_hz"], f"{source}: control_rate_hz", positive=True)
+        if fields.get("kinematics") is not None:
+            fields["kinematics"] = build(KinematicsSpec, fields["kinematics"], f"{source}: kinematics")
+        if fields.get("calibration") is not None:
+            fields["calibration"] = RobotCalibration.from_dict(fields["calibration"], where=f"{source}: calibration")
         robot = cls(**fields)
         _check_robot(robot, source)
         return robot
@@ -144,13 +158,7 @@ def load_robot(name_or_path: str | Path) -> RobotSpec:
     Raises:
         RobotSpecError: No such robot, or the file is not a valid robot description.
     """
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
-        found = [folder / f"{name_or_path}.yaml" for folder in _robot_folders()]
-        path = next((candidate for candidate in found if candidate.is_file()), path)
-    if not path.is_file():
-        fix = f"Or give the path of a robot file, or set {ROBOT_DIR_VARIABLE} to a folder of them."
-        raise RobotSpecError(unknown_name("robot", name_or_path, robot_names(), fix=fix))
+    path = robot_file(name_or_path)
     try:
         data = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -161,6 +169,22 @@ def load_robot(name_or_path: str | Path) -> RobotSpec:
     if robot.name != path.stem:
         raise RobotSpecError(f"robot file {path} says name '{robot.name}': the file must be called {robot.name}.yaml.")
     return robot
+
+
+def robot_file(name_or_path: str | Path) -> Path:
+    """Finds a robot file by name or by path.
+
+    Raises:
+        RobotSpecError: No such robot.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        found = [folder / f"{name_or_path}.yaml" for folder in _robot_folders()]
+        path = next((candidate for candidate in found if candidate.is_file()), path)
+    if not path.is_file():
+        fix = f"Or give the path of a robot file, or set {ROBOT_DIR_VARIABLE} to a folder of them."
+        raise RobotSpecError(unknown_name("robot", name_or_path, robot_names(), fix=fix))
+    return path
 
 
 def _robot_folders() -> list[Path]:
@@ -243,3 +267,11 @@ def _check_robot(robot: RobotSpec, where: str) -> None:
         raise RobotSpecError(
             f"{where}: " + unknown_name("command_interface", robot.command_interface, COMMAND_INTERFACES)
         )
+    if robot.calibration is not None:
+        for kind, entries, names in (
+            ("camera", robot.calibration.cameras, robot.camera_names),
+            ("joint", robot.calibration.joints, robot.action_names),
+        ):
+            for name in (entry.name for entry in entries):
+                if name not in names:
+                    raise RobotSpecError(f"{where}: calibration: " + unknown_name(kind, name, names))

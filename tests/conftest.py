@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def _gpu_missing() -> str:
 
 def _ros_missing() -> str:
     return "" if importlib.util.find_spec("rclpy") else "needs rclpy: the extra 'ros', or a sourced ROS 2 installation"
+
+
+@pytest.fixture(scope="session")
+def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of ROS processes on a domain that only this test process uses."""
+    from tests.ros_graph import private_domain, ros_environment
+
+    with private_domain() as domain:
+        yield ros_environment(domain, tmp_path_factory.mktemp("ros_log"))
 
 
 @pytest.fixture(scope="session")

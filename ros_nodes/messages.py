@@ -1,0 +1,162 @@
+"""Values to messages and back, for everything the graph says; the only place that builds message fields.
+
+Message to numpy is ``policy.wire``, which recordings are decoded with as well. numpy to message is here: sequences are
+filled through ``array.frombytes``, because assigning an ndarray converts it number by number.
+
+Shape legend: H chunk length, A action width.
+"""
+
+import re
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from ros_nodes.errors import MessageError
+from wam.robot import RobotSpec
+from wam.spec import ActionChunk
+
+__all__ = [
+    "chunk_frame_id",
+    "chunk_times",
+    "chunk_trajectory",
+    "forward_command",
+    "joint_state",
+    "parse_chunk_frame_id",
+    "rgb_image",
+    "single_point",
+    "to_duration",
+    "to_time",
+    "trajectory_command",
+]
+
+_FRAME_ID = re.compile(r"wam/([0-9A-Za-z_.-]+)/([0-9]+)")
+_NANO = 1_000_000_000
+
+
+def to_time(seconds: float) -> Time:
+    """Robot time [s] as a message."""
+    nanoseconds = round(seconds * _NANO)
+    return Time(sec=nanoseconds // _NANO, nanosec=nanoseconds % _NANO)
+
+
+def to_duration(seconds: float) -> Duration:
+    """A duration [s] as a message."""
+    nanoseconds = round(seconds * _NANO)
+    return Duration(sec=nanoseconds // _NANO, nanosec=nanoseconds % _NANO)
+
+
+def rgb_image(rgb: np.ndarray, stamp: Time, frame_id: str) -> Image:
+    """Builds an image message from (height, width, 3) rgb_hwc_u8."""
+    height, width = rgb.shape[:2]
+    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    message.header.stamp, message.header.frame_id = stamp, frame_id
+    data = array("B")
+    data.frombytes(np.ascontiguousarray(rgb).data.cast("B"))
+    message.data = data
+    return message
+
+
+def joint_state(names: Sequence[str], positions: np.ndarray, stamp: Time) -> JointState:
+    """Builds measured positions [rad, gripper opening], one per name."""
+    message = JointState(name=list(names), position=_doubles(positions))
+    message.header.stamp = stamp
+    return message
+
+
+def chunk_frame_id(epoch: str, sequence: int) -> str:
+    """Returns the ``frame_id`` that says who planned a chunk and as how many-eth."""
+    return f"wam/{epoch}/{sequence}"
+
+
+def parse_chunk_frame_id(frame_id: str) -> tuple[str, int]:
+    """Inverse of ``chunk_frame_id``.
+
+    Raises:
+        MessageError: The frame is not of that form, so the message is not a chunk of ours.
+    """
+    found = _FRAME_ID.fullmatch(frame_id)
+    if found is None:
+        raise MessageError(
+            f"chunk has frame_id '{frame_id}' but must have 'wam/<epoch>/<sequence>': only a policy node may publish "
+            "chunks, and its epoch tells a restarted one from a late message."
+        )
+    return found.group(1), int(found.group(2))
+
+
+def chunk_trajectory(chunk: ActionChunk, names: Sequence[str], epoch: str, sequence: int) -> JointTrajectory:
+    """Builds the message of an action chunk; its stamp is that of the observation it was planned from."""
+    message = JointTrajectory(joint_names=list(names))
+    message.header.stamp = to_time(chunk.stamp)
+    message.header.frame_id = chunk_frame_id(epoch, sequence)
+    message.points = [
+        JointTrajectoryPoint(positions=_doubles(action), time_from_start=to_duration(step * chunk.control_dt))
+        for step, action in enumerate(chunk.actions)
+    ]
+    return message
+
+
+def chunk_times(message: JointTrajectory) -> np.ndarray:
+    """Returns (H,) float64 times of the points after the stamp [s]."""
+    return np.array(
+        [point.time_from_start.sec + point.time_from_start.nanosec / _NANO for point in message.points], dtype=float
+    )
+
+
+def single_point(names: Sequence[str], positions: np.ndarray, stamp: Time) -> JointTrajectory:
+    """Builds a teleoperation command: one target that is meant now."""
+    message = JointTrajectory(joint_names=list(names), points=[JointTrajectoryPoint(positions=_doubles(positions))])
+    message.header.stamp = stamp
+    return message
+
+
+def forward_command(names: Sequence[str], positions: np.ndarray) -> Float64MultiArray:
+    """Builds a command of the forward interface; the label carries the names, so that order is never all there is."""
+    message = Float64MultiArray(data=_doubles(positions))
+    size = len(names)
+    message.layout.dim = [MultiArrayDimension(label=",".join(names), size=size, stride=size)]
+    return message
+
+
+def trajectory_command(
+    robot: RobotSpec, positions: np.ndarray, velocities: np.ndarray, period_s: float
+) -> JointTrajectory:
+    """Builds a command of the trajectory interface, to be followed from now on.
+
+    The first point is the target. A moving arm gets a second one: where all joints come to rest together, none of
+    them braking harder than it may. A controller that hears nothing more stops there by itself.
+
+    Args:
+        robot: Names, limits and accelerations.
+        positions: (A,) targets [rad, opening], to be reached after ``period_s``.
+        velocities: (A,) velocities there [rad/s, 1/s].
+        period_s: Time between two commands [s].
+    """
+    message = JointTrajectory(joint_names=list(robot.action_names))  # stamp 0: begin at once
+    braking = np.array([axis.max_acceleration for axis in robot.axes])
+    rest_s = float(np.max(np.abs(velocities) / braking))
+    moving = rest_s > 1e-6
+    target = JointTrajectoryPoint(positions=_doubles(positions), time_from_start=to_duration(period_s))
+    message.points = [target]
+    if moving:
+        target.velocities = _doubles(velocities)
+        rest = np.clip(positions + velocities * rest_s / 2, robot.lower, robot.upper)
+        message.points = [
+            target,
+            JointTrajectoryPoint(
+                positions=_doubles(rest),
+                velocities=_doubles(np.zeros(len(rest))),
+                time_from_start=to_duration(period_s + rest_s),
+            ),
+        ]
+    return message
+
+
+def _doubles(values: np.ndarray) -> "array[float]":
+    numbers = array("d")
+    numbers.frombytes(np.ascontiguousarray(values, dtype=np.float64).data.cast("B"))
+    return numbers

@@ -1,0 +1,206 @@
+"""A private ROS graph for tests: its own domain, real processes, collected messages, nothing left behind.
+
+``Graph`` starts nodes as separate processes, listens with a node in a private Context and spins it with time-outs.
+What a message says about time is judged by when it arrived here (``time.monotonic``), never by sleeping.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOMAINS = range(1, 102)  # above 101, discovery ports meet Linux's ephemeral ports
+PATIENCE = 60.0  # [s]; a loaded machine needs seconds to start Python, and a test that waits longer has failed
+
+
+@contextlib.contextmanager
+def private_domain() -> Iterator[int]:
+    """Holds a ROS domain that no other test process of this machine uses; the lock dies with the process."""
+    first = os.getpid() % len(DOMAINS)
+    for domain in [*DOMAINS[first:], *DOMAINS[:first]]:
+        with open(Path(tempfile.gettempdir()) / f"wam_ros_domain_{domain}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield domain
+            return
+    raise RuntimeError("every ROS domain is taken by another test process.")
+
+
+def ros_environment(domain: int, logs: Path) -> dict[str, str]:
+    """Environment of a ROS process that talks to nobody outside this machine and this domain."""
+    return {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_LOG_DIR": str(logs),
+        "ROS_PYTHON_CHECK_FIELDS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@dataclass
+class Heard:
+    """Messages of one topic with the monotonic time each arrived at."""
+
+    items: list[tuple[float, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def last(self) -> Any:
+        """The newest message, or None."""
+        return self.items[-1][1] if self.items else None
+
+    def since(self, when: float) -> list[tuple[float, Any]]:
+        """What arrived after a monotonic time."""
+        return [item for item in self.items if item[0] > when]
+
+
+class Process:
+    """A process of the graph."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        self._file: IO[bytes] = log.open("ab")
+        self.popen = subprocess.Popen(
+            list(command), cwd=REPOSITORY, env=environment, stdout=self._file, stderr=subprocess.STDOUT
+        )
+
+    def send(self, number: signal.Signals) -> float:
+        """Sends a signal; returns the monotonic time of it."""
+        self.popen.send_signal(number)
+        return time.monotonic()
+
+    def kill(self) -> float:
+        """SIGKILL, and waits until it is gone; returns the monotonic time of the signal."""
+        when = self.send(signal.SIGKILL)
+        self.popen.wait(timeout=PATIENCE)
+        return when
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def close(self) -> None:
+        """Ends it, whatever state it is in."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGCONT)  # a stopped process takes no other signal but SIGKILL
+            self.popen.kill()
+            self.popen.wait()
+        self._file.close()
+
+
+class Graph:
+    """Processes and one listening node on a private domain; a context manager."""
+
+    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None) -> None:
+        self.folder, self._extra = folder, environment or {}
+        self._stack = contextlib.ExitStack()
+        self.processes: dict[str, Process] = {}
+
+    def __enter__(self) -> "Graph":
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+
+        self.domain = self._stack.enter_context(private_domain())
+        self.environment = {**ros_environment(self.domain, self.folder), **self._extra}
+        with _environment(ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", ROS_LOG_DIR=str(self.folder)):
+            self.context = rclpy.Context()
+            self.context.init(args=[], domain_id=self.domain)
+            self._stack.callback(self.context.try_shutdown)
+            self.node = rclpy.node.Node("listener", context=self.context, use_global_arguments=False)
+        self._stack.callback(self.node.destroy_node)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._stack.callback(self._executor.shutdown)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            process.close()
+        self._stack.close()
+
+    def start(self, name: str, *parameters: str, arguments: Sequence[str] = ()) -> Process:
+        """Starts a node, ``ros_nodes.<name>_node`` or the given script, with ``key:=value`` parameters."""
+        script = [name] if name.endswith(".py") else ["-m", f"ros_nodes.{name}_node"]
+        flags = [word for value in parameters for word in ("-p", value)]
+        return self.run(Path(name).stem, [*script, "--ros-args", *flags, *arguments])
+
+    def run(self, name: str, arguments: Sequence[str]) -> Process:
+        """Starts a Python process; a second one of the same name replaces the first in ``processes``."""
+        if name in self.processes:
+            self.processes[name].close()
+        log = self.folder / f"{name}.log"
+        self.processes[name] = Process(name, [sys.executable, *arguments], self.environment, log)
+        return self.processes[name]
+
+    def hear(self, kind: type, topic: str, profile: Any) -> Heard:
+        """Collects a topic from now on."""
+        heard = Heard()
+        self.node.create_subscription(
+            kind, topic, lambda message: heard.items.append((time.monotonic(), message)), profile
+        )
+        return heard
+
+    def spin(self, seconds: float) -> None:
+        """Handles what arrives for a while."""
+        self._spin_while(lambda: True, seconds)
+
+    def until(self, done: Callable[[], Any], what: str, *, patience: float = PATIENCE) -> float:
+        """Spins until something is true; returns the monotonic time, or fails with the processes' output."""
+        if not self._spin_while(lambda: not done(), patience):
+            logs = "\n".join(f"--- {p.name} ({p.popen.poll()})\n{p.output()[-3000:]}" for p in self.processes.values())
+            raise AssertionError(f"waited {patience:g} s in vain until {what}\n{logs}")
+        return time.monotonic()
+
+    def call(self, service: str) -> Any:
+        """Calls a Trigger service and returns its response."""
+        from std_srvs.srv import Trigger
+
+        client = self.node.create_client(Trigger, service)
+        try:
+            self.until(client.service_is_ready, f"service {service} is there")
+            future = client.call_async(Trigger.Request())
+            self.until(future.done, f"service {service} answers")
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def _spin_while(self, go_on: Callable[[], Any], seconds: float) -> bool:
+        """Returns whether it ended before the time was over."""
+        end = time.monotonic() + seconds
+        while go_on():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self._executor.spin_once(timeout_sec=min(left, 0.05))
+        return True
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Sets variables of this process for as long as rclpy reads them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

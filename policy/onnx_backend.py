@@ -56,12 +56,10 @@ class OnnxBackend:
         self.threads = default_threads(max(sizes)) if threads is None else threads
         self._graphs = manifest.graphs
         self._sessions = {name: self._open(bundle / graph.file, graph) for name, graph in self._graphs.items()}
-        inputs = {tensor.name: tensor for graph in self._graphs.values() for tensor in graph.inputs}
         images, proprio = self._graphs["context"].inputs[:2]
         self._images, self._proprio = self._buffer(images), self._buffer(proprio)
         self._cache = [self._buffer(tensor) for tensor in self._graphs["context"].outputs]
-        self._actions = [self._buffer(inputs["actions"]) for _ in range(2)]
-        self._sigma = inputs["sigma"]
+        self._actions = [self._buffer(self._graphs["denoise"].inputs[0]) for _ in range(2)]
         self._steps: dict[tuple[float, ...], list[Any]] = {}
         self._context: tuple[Any, Any] | None = None  # (prompt handle, binding)
         logger.info("onnxruntime %s on %s, %d thread(s)", self._ort.__version__, self.device, self.threads)
@@ -126,15 +124,23 @@ class OnnxBackend:
         return binding
 
     def _bind_steps(self, sigmas: tuple[float, ...]) -> list[Any]:
-        levels = [self._buffer(self._sigma) for _ in sigmas]
-        for value, sigma in zip(levels, sigmas, strict=True):
-            value.update_inplace(np.full(self._sigma.shape, sigma, dtype=np.float32))
         here, there = self._actions
+        shape = self._graphs["levels"].inputs[0].shape  # (1, H)
         bindings = []
-        for level, level_next in itertools.pairwise(levels):
-            bindings.append(self._bind("denoise", [here, level, level_next, *self._cache], [there]))
+        for pair in itertools.pairwise(np.full(shape, sigma, dtype=np.float32) for sigma in sigmas):
+            bindings.append(self._bind("denoise", [here, *self._tables(*pair), *self._cache], [there]))
             here, there = there, here
         return bindings
+
+    def _tables(self, sigma: np.ndarray, sigma_next: np.ndarray) -> list[Any]:
+        """Runs ``levels`` for one step into buffers of its own."""
+        graph = self._graphs["levels"]
+        levels = [self._buffer(tensor) for tensor in graph.inputs]
+        for value, array in zip(levels, (sigma, sigma_next), strict=True):
+            value.update_inplace(array)
+        tables = [self._buffer(tensor) for tensor in graph.outputs]
+        self._sessions["levels"].run_with_iobinding(self._bind("levels", levels, tables))
+        return tables
 
 
 def default_threads(graph_bytes: float) -> int:

@@ -106,6 +106,7 @@ def edited(data: dict, path: str, value: object) -> dict:
     ("path", "value", "message"),
     [
         ("format_version", FORMAT_VERSION + 1, f"has format {FORMAT_VERSION + 1} but this software reads up to"),
+        ("format_version", FORMAT_VERSION - 1, "export its checkpoint again with wam export"),
         ("format_version", "1", "format_version is '1' but must be a whole number"),
         ("n_step", 4, "unknown field 'n_step' (did you mean 'n_steps'?)"),
         ("n_steps", 0, "n_steps is 0 but must be a positive whole number"),
@@ -127,7 +128,7 @@ def edited(data: dict, path: str, value: object) -> dict:
         (
             "graphs.refine",
             {"file": "r.onnx", "inputs": [], "outputs": []},
-            "but needs exactly prompt, context, denoise",
+            "but needs exactly prompt, context, levels, denoise",
         ),
         ("graphs.prompt.size", 3, "graphs.prompt: unknown field 'size'"),
         ("graphs.prompt.inputs.0", None, "graphs.prompt.inputs is None but must be an object"),
@@ -190,7 +191,7 @@ def test_any_single_damage_is_refused_or_harmless(place, value):
 
 def test_missing_graph_is_refused(data):
     del data["graphs"]["denoise"]
-    with pytest.raises(BundleError, match=r"has graphs \['context', 'prompt'\] but needs exactly"):
+    with pytest.raises(BundleError, match=r"has graphs \['context', 'levels', 'prompt'\] but needs exactly"):
         Manifest.from_dict(data)
 
 

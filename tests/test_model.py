@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from wam.config import ModelConfig, preset
-from wam.flow import velocity_from_x
-from wam.model import PromptCache, WorldActionModel
+from wam.flow import euler_step, velocity_from_x
+from wam.model import ContextCache, PromptCache, WorldActionModel
 from wam.robot import load_robot
 from wam.sampling import imagine_frame, sample_actions
 from wam.visibility import Group, Question, attention_mask
@@ -87,15 +87,16 @@ def dense_forward(
     mask = attention_mask(question, lengths)
     for layer in range(model.config.num_layers):
         blocks = {group: model.experts[expert[group]].blocks[layer] for group in streams}
-        qkv = [blocks[g].project(hidden[g], s.modulation, s.rope) for g, s in streams.items()]
-        q, k, v = (torch.cat(parts, dim=2) for parts in zip(*qkv, strict=True))
+        projected = [blocks[g].project(hidden[g], s.modulation.blocks[layer], s.rope) for g, s in streams.items()]
+        q, k, v = (torch.cat(parts, dim=2) for parts in zip(*((q, *kv) for q, kv in projected), strict=True))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).split(list(lengths.values()), dim=2)
         for (group, stream), part in zip(streams.items(), attended, strict=True):
-            hidden[group] = blocks[group].merge(hidden[group], part, stream.modulation, cross[expert[group]][layer])
+            modulation, text = stream.modulation.blocks[layer], cross[expert[group]][layer]
+            hidden[group] = blocks[group].merge(hidden[group], part, modulation, text)
     video, action = streams[Group.VIDEO], streams[Group.ACTION]
     return (
-        model.experts["video"].head(hidden[Group.VIDEO], video.embedded),
-        model.experts["action"].head(hidden[Group.ACTION], action.embedded),
+        model.experts["video"].head(hidden[Group.VIDEO], video.modulation.head),
+        model.experts["action"].head(hidden[Group.ACTION], action.modulation.head),
     )
 
 
@@ -118,6 +119,54 @@ def test_hidden_groups_have_no_influence(question: Question):
     to_video = torch.autograd.grad(out.actions.sum(), video, allow_unused=True)[0]
     assert (to_actions is not None and bool(to_actions.any())) is (question in ("joint", "forward"))
     assert (to_video is not None and bool(to_video.any())) is (question in ("joint", "inverse"))
+
+
+def encoded(model: WorldActionModel, x: dict[str, torch.Tensor]) -> ContextCache:
+    return model.encode_context(x["images"], x["proprio"], model.encode_prompt(x["ids"]))
+
+
+@torch.no_grad()
+def test_one_level_per_token_equals_one_per_sample_where_they_are_the_same(model: WorldActionModel):
+    x = inputs(model.config)
+    context, sigma = encoded(model, x), x["sigma"]
+    per_token = sigma[:, None].expand(-1, model.config.chunk_length)
+    one, many = (model.action_velocity(x["actions"], level, context) for level in (sigma, per_token))
+    torch.testing.assert_close(one, many, **EXACT)
+    one, many = (model.denoise_step(x["actions"], level, level * 0.5, context) for level in (sigma, per_token))
+    torch.testing.assert_close(one, many, **EXACT)
+
+
+@torch.no_grad()
+def test_denoise_step_is_an_euler_step_of_the_velocity(model: WorldActionModel):
+    x = inputs(model.config)
+    context, sigma, actions = encoded(model, x), x["sigma"].clamp_min(0.1), x["actions"]
+    stepped = euler_step(actions, model.action_velocity(actions, sigma, context), sigma, 0.25 * sigma)
+    torch.testing.assert_close(model.denoise_step(actions, sigma, 0.25 * sigma, context), stepped, **EXACT)
+
+
+@torch.no_grad()
+def test_tokens_whose_level_does_not_change_stay_and_still_inform_the_others(model: WorldActionModel):
+    x = inputs(model.config)
+    context, actions = encoded(model, x), x["actions"]
+    sigma = torch.full(actions.shape[:2], 0.75)
+    sigma[:, :4] = 0.0  # a committed prefix
+    sigma_next = 0.5 * sigma
+    stepped = model.denoise_step(actions, sigma, sigma_next, context)
+    assert torch.equal(stepped[:, :4], actions[:, :4])
+    other = actions.clone()
+    other[:, :4] += 1.0
+    moved = model.denoise_step(other, sigma, sigma_next, context)[:, 4:] - stepped[:, 4:]
+    assert float(moved.abs().max()) > 1e-4
+
+
+@torch.no_grad()
+def test_last_step_returns_the_predicted_chunk(model: WorldActionModel):
+    x = inputs(model.config)
+    context, actions = encoded(model, x), x["actions"]
+    one, zero = torch.ones(len(actions)), torch.zeros(len(actions))
+    predicted = model.predict_actions(actions, one, context)
+    clean = predicted if model.config.action_prediction == "x" else actions - predicted
+    torch.testing.assert_close(model.denoise_step(actions, one, zero, context), clean, **EXACT)
 
 
 @torch.no_grad()

@@ -3,15 +3,21 @@
 One block: LN·(1 + scale) + shift → self-attention → gate; affine LN → cross-attention to the text context, no gate;
 LN·(1 + scale) + shift → tanh-GELU feed-forward → gate. Scale, shift and gate come from a learned [1, 6, D] table plus a
 projection of the flow timestep. Self-attention is split into ``project`` and ``merge`` because queries, keys and values
-of both experts meet between the two (mixture of transformers).
+of both experts meet between the two (mixture of transformers). Noise levels act only through ``Modulation``, which is
+made before the blocks run, so a sampler whose levels are known makes it once and not in every step.
+
+Weights of the matrix products may be in half precision: each product casts its input to its weights' type, and norms,
+rotary positions, modulation and the residual stream stay in float32. With float32 weights no cast does anything.
 
 Source: Wan 2.1 (arXiv 2503.20314); Liang et al., Mixture-of-Transformers (arXiv 2411.04996).
 
-Shape legend: B batch, N tokens, T text tokens, D residual width, h heads, d head size.
+Shape legend: B batch, N tokens, S noise levels of a sample (1: the same for all of its tokens, or N), T text tokens,
+D residual width, h heads, d head size.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,7 +27,17 @@ from torch.nn import functional as F
 from wam.flow import TIMESTEP_SCALE
 from wam.rope import Rope, apply_rope
 
-__all__ = ["Block", "ExpertConfig", "Head", "RMSNorm", "TimestepEmbedding", "attend"]
+__all__ = [
+    "Block",
+    "ExpertConfig",
+    "Head",
+    "HeadModulation",
+    "KeysValues",
+    "Modulation",
+    "RMSNorm",
+    "TimestepEmbedding",
+    "attend",
+]
 
 NORM_EPS = 1e-6
 
@@ -39,6 +55,31 @@ class ExpertConfig:
     gate_init: float  # initial value of the two gates in the modulation table
 
 
+class KeysValues(NamedTuple):
+    """What one group of tokens lends to attention in one layer."""
+
+    keys: Float[Tensor, "B h N d"]
+    values: Float[Tensor, "B h N d"]
+
+
+class Modulation(NamedTuple):
+    """What noise levels do to one block; scales are ready to multiply, the 1 of (1 + scale) included."""
+
+    shift: Float[Tensor, "B S D"]
+    scale: Float[Tensor, "B S D"]
+    gate: Float[Tensor, "B S D"]
+    shift_ffn: Float[Tensor, "B S D"]
+    scale_ffn: Float[Tensor, "B S D"]
+    gate_ffn: Float[Tensor, "B S D"]
+
+
+class HeadModulation(NamedTuple):
+    """What noise levels do to the output layer."""
+
+    shift: Float[Tensor, "B S D"]
+    scale: Float[Tensor, "B S D"]
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension, written out so that TensorRT can fuse attention behind it."""
 
@@ -47,7 +88,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
-        """Scales every vector to unit root mean square."""
+        """Scales every vector to unit root mean square, in float32."""
+        x = x.float()
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + NORM_EPS) * self.weight
 
 
@@ -62,10 +104,10 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, sigma: Float[Tensor, " B"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B 6 D"]]:
-        """Embeds one noise level per sample."""
-        angles = TIMESTEP_SCALE * sigma[:, None] * self.frequencies  # (B, half)
-        embedded = self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))  # (B, D)
+    def forward(self, sigma: Float[Tensor, "B S"]) -> tuple[Float[Tensor, "B S D"], Float[Tensor, "B S 6 D"]]:
+        """Embeds noise levels, one per sample or one per token."""
+        angles = TIMESTEP_SCALE * sigma[..., None] * self.frequencies  # (B, S, half)
+        embedded = self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))  # (B, S, D)
         return embedded, self.modulation(F.silu(embedded)).unflatten(-1, (6, -1))
 
 
@@ -94,33 +136,54 @@ class Block(nn.Module):
         table[:, (2, 5)] += config.gate_init
         self.modulation = nn.Parameter(table)
 
+    def modulate(self, time: Float[Tensor, "B S 6 D"]) -> Modulation:
+        """Adds this block's own table to the timestep's vectors."""
+        shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.modulation[:, None] + time).unbind(2)
+        return Modulation(shift, 1 + scale, gate, shift_ffn, 1 + scale_ffn, gate_ffn)
+
     def project(
-        self, x: Float[Tensor, "B N D"], time: Float[Tensor, "B 6 D"], rope: Rope
-    ) -> tuple[Float[Tensor, "B h N d"], Float[Tensor, "B h N d"], Float[Tensor, "B h N d"]]:
+        self, x: Float[Tensor, "B N D"], modulation: Modulation, rope: Rope
+    ) -> tuple[Float[Tensor, "B h N d"], KeysValues]:
         """Makes this expert's rotated queries and keys, and its values."""
-        shift, scale = (self.modulation + time)[:, :2].split(1, dim=1)  # 2 x (B, 1, D)
-        q, k, v = self.qkv(self.norm_self(x) * (1 + scale) + shift).chunk(3, dim=-1)  # 3 x (B, N, h·d)
-        q, k, v = (self._split(part) for part in (self.norm_q(q), self.norm_k(k), v))
-        return apply_rope(q, rope), apply_rope(k, rope), v
+        q, k, v = _linear(self.qkv, self._entry(x, modulation)).chunk(3, dim=-1)  # 3 x (B, N, h·d)
+        return self._rotated(self.norm_q(q), rope).to(v.dtype), self._rotated_kv(k, v, rope)
+
+    def project_kv(self, x: Float[Tensor, "B N D"], modulation: Modulation, rope: Rope) -> KeysValues:
+        """As ``project`` without queries, for tokens whose output nobody reads; a third less to compute."""
+        if torch.is_grad_enabled():  # a narrower product sums its gradients in another order: training stays bit-exact
+            return self.project(x, modulation, rope)[1]
+        inner = self.out.in_features
+        h = self._entry(x, modulation).to(self.qkv.weight.dtype)
+        k, v = F.linear(h, self.qkv.weight[inner:], self.qkv.bias[inner:]).chunk(2, dim=-1)  # 2 x (B, N, h·d)
+        return self._rotated_kv(k, v, rope)
 
     def merge(
         self,
         x: Float[Tensor, "B N D"],
         attended: Float[Tensor, "B h N d"],
-        time: Float[Tensor, "B 6 D"],
-        text_kv: Float[Tensor, "2 B h T d"],
+        modulation: Modulation,
+        text: KeysValues,
     ) -> Float[Tensor, "B N D"]:
         """Adds the attention result, then cross-attention to the text context, then the feed-forward layer."""
-        _, _, gate, shift, scale, gate_ffn = (self.modulation + time).split(1, dim=1)  # 6 x (B, 1, D)
-        x = x + gate * self.out(_join(attended))
-        q = self._split(self.norm_cross_q(self.cross_q(self.norm_cross(x))))
-        x = x + self.cross_out(_join(attend(q, text_kv[0], text_kv[1])))
-        return x + gate_ffn * self.ffn(self.norm_ffn(x) * (1 + scale) + shift)
+        x = x + modulation.gate * _linear(self.out, _join(attended))
+        q = self._split(self.norm_cross_q(_linear(self.cross_q, self.norm_cross(x))))
+        x = x + _linear(self.cross_out, _join(attend(q.to(text.keys.dtype), text.keys, text.values)))
+        hidden = self.norm_ffn(x) * modulation.scale_ffn + modulation.shift_ffn
+        return x + modulation.gate_ffn * self.ffn(hidden.to(self.ffn[0].weight.dtype))
 
-    def text_kv(self, text: Float[Tensor, "B T W"]) -> Float[Tensor, "2 B h T d"]:
+    def text_kv(self, text: Float[Tensor, "B T W"]) -> KeysValues:
         """Keys and values of the text context: they change with the instruction, never with the noise level."""
-        k, v = self.cross_kv(text).chunk(2, dim=-1)
-        return torch.stack((self._split(self.norm_cross_k(k)), self._split(v)))
+        k, v = _linear(self.cross_kv, text).chunk(2, dim=-1)
+        return KeysValues(self._split(self.norm_cross_k(k)).to(v.dtype), self._split(v))
+
+    def _entry(self, x: Tensor, modulation: Modulation) -> Tensor:
+        return self.norm_self(x) * modulation.scale + modulation.shift
+
+    def _rotated(self, x: Tensor, rope: Rope) -> Tensor:
+        return apply_rope(self._split(x), rope)
+
+    def _rotated_kv(self, k: Tensor, v: Tensor, rope: Rope) -> KeysValues:
+        return KeysValues(self._rotated(self.norm_k(k), rope).to(v.dtype), self._split(v))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
@@ -135,10 +198,14 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, width) / math.sqrt(width))
         self.linear = nn.Linear(width, out_dim)
 
-    def forward(self, x: Float[Tensor, "B N D"], embedded: Float[Tensor, "B D"]) -> Float[Tensor, "B N O"]:
+    def modulate(self, embedded: Float[Tensor, "B S D"]) -> HeadModulation:
+        """Adds the head's own table to the embedded timestep."""
+        shift, scale = (self.modulation[:, None] + embedded[:, :, None]).unbind(2)
+        return HeadModulation(shift, 1 + scale)
+
+    def forward(self, x: Float[Tensor, "B N D"], modulation: HeadModulation) -> Float[Tensor, "B N O"]:
         """Projects tokens to their prediction."""
-        shift, scale = (self.modulation + embedded[:, None]).split(1, dim=1)  # 2 x (B, 1, D)
-        return self.linear(self.norm(x) * (1 + scale) + shift)
+        return _linear(self.linear, self.norm(x) * modulation.scale + modulation.shift)
 
 
 def attend(
@@ -146,6 +213,10 @@ def attend(
 ) -> Float[Tensor, "B h N d"]:
     """Attention over keys that are all visible: there is no mask anywhere in this model's hot path."""
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return layer(x.to(layer.weight.dtype))
 
 
 def _join(x: Tensor) -> Tensor:

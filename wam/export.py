@@ -93,7 +93,6 @@ def _build(checkpoint: Checkpoint, folder: Path, n_steps: int) -> Manifest:
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
     parts = stages(model)
     tensors = example_inputs(model.config, TRACE_SEED)
-    tensors |= {"sigma": tensors["proprio"].new_ones(1), "sigma_next": tensors["proprio"].new_zeros(1)}
     graphs: dict[str, GraphSpec] = {}
     for stage in parts:
         logger.info("exporting %s", stage.name)

@@ -7,7 +7,8 @@ sampling steps sigma from 1 down to 0 with Euler, ``x ← x + velocity·(sigma_n
 Source: Lipman et al., Flow Matching (arXiv 2210.02747), with the rectified-flow path; shift: Esser et al. (arXiv
 2403.03206), equation 23; loss weight: Fast-WAM (arXiv 2603.16666).
 
-Shape legend: B batch, ... any trailing shape.
+Shape legend: B batch, S noise levels of a sample (absent: one; else the tensor's second axis or 1), ... any trailing
+shape.
 """
 
 import math
@@ -21,6 +22,7 @@ __all__ = [
     "add_noise",
     "bell_weight",
     "euler_step",
+    "step_gain",
     "velocity_from_x",
     "velocity_target",
 ]
@@ -30,9 +32,9 @@ SMALLEST_SIGMA = 1e-4  # x-prediction divides by sigma; schedules never evaluate
 
 
 def add_noise(
-    x: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
+    x: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], sigma: Float[Tensor, "B ..."]
 ) -> Float[Tensor, "B ..."]:
-    """Returns x_sigma = (1 − sigma)·x + sigma·noise, sigma per sample."""
+    """Returns x_sigma = (1 − sigma)·x + sigma·noise, sigma per sample or per token."""
     level = _expand(sigma, x)
     return (1.0 - level) * x + level * noise
 
@@ -43,7 +45,7 @@ def velocity_target(x: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."]) ->
 
 
 def velocity_from_x(
-    x_sigma: Float[Tensor, "B ..."], x_clean: Float[Tensor, "B ..."], sigma: Float[Tensor, " B"]
+    x_sigma: Float[Tensor, "B ..."], x_clean: Float[Tensor, "B ..."], sigma: Float[Tensor, "B ..."]
 ) -> Float[Tensor, "B ..."]:
     """Velocity implied by a prediction of the clean x: from x_sigma = x + sigma·velocity."""
     return (x_sigma - x_clean) / _expand(sigma, x_sigma).clamp_min(SMALLEST_SIGMA)
@@ -52,11 +54,22 @@ def velocity_from_x(
 def euler_step(
     x_sigma: Float[Tensor, "B ..."],
     velocity: Float[Tensor, "B ..."],
-    sigma: Float[Tensor, " B"],
-    sigma_next: Float[Tensor, " B"],
+    sigma: Float[Tensor, "B ..."],
+    sigma_next: Float[Tensor, "B ..."],
 ) -> Float[Tensor, "B ..."]:
     """Returns x at sigma_next: exact for a constant velocity field."""
     return x_sigma + velocity * _expand(sigma_next - sigma, x_sigma)
+
+
+def step_gain(
+    sigma: Float[Tensor, "B ..."], sigma_next: Float[Tensor, "B ..."], prediction: str
+) -> Float[Tensor, "B ..."]:
+    """Returns g such that an Euler step is x + g·(x − x_clean) ("x") or x + g·velocity ("velocity").
+
+    ``euler_step`` after ``velocity_from_x`` with all that depends on noise levels alone in one number. Where both
+    levels are equal it is 0 and the token stays as it is; a last step to 0 has g = −1 and returns x_clean.
+    """
+    return (sigma_next - sigma) / (sigma.clamp_min(SMALLEST_SIGMA) if prediction == "x" else 1.0)
 
 
 def bell_weight(sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -71,4 +84,4 @@ def bell_weight(sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
 
 def _expand(sigma: Tensor, like: Tensor) -> Tensor:
-    return sigma.reshape(-1, *([1] * (like.ndim - 1)))  # (B, 1, ..., 1)
+    return sigma.reshape(*sigma.shape, *([1] * (like.ndim - sigma.ndim)))  # (B, 1, ..., 1) or (B, S, 1, ..., 1)

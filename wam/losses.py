@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wam.batches import Batch
+from wam.blocks import KeysValues
 from wam.flow import add_noise, bell_weight, velocity_target
-from wam.model import ContextCache, WorldActionModel
+from wam.model import ContextCache, LayersKV, WorldActionModel
 from wam.sigmas import shift_sigma
 
 __all__ = ["LossConfig", "masked_mean", "training_losses"]
@@ -55,7 +56,7 @@ def _action_loss(
 ) -> Tensor:
     draws = config.noise_draws
     clean = batch.actions.repeat(draws, 1, 1)  # (R·B, H, A)
-    repeated = ContextCache(context.self_kv.repeat(1, 1, draws, 1, 1, 1), context.cross_kv.repeat(1, 1, draws, 1, 1, 1))
+    repeated = context.map(lambda kv: kv.repeat(draws, 1, 1, 1))
     noise = _normal(clean, generator)
     sigma = _levels(len(clean), config.action_shift, generator, clean)
     raw = model.predict_actions(add_noise(clean, noise, sigma), sigma, repeated)
@@ -68,16 +69,17 @@ def _video_loss(
     model: WorldActionModel,
     batch: Batch,
     context: ContextCache,
-    video_cross_kv: Tensor,
+    video_cross: LayersKV,
     config: LossConfig,
     generator: torch.Generator,
 ) -> Tensor:
     share = max(1, round(len(batch.proprio) * config.video_share))
-    part = ContextCache(context.self_kv[:, :, :share], context.cross_kv[:, :, :share])
+    part = context.map(lambda kv: kv[:share])
+    part_cross = tuple(KeysValues(*(kv[:share] for kv in layer)) for layer in video_cross)
     clean = model.tokenizer.encode(batch.future_images[:share])  # (B', N, Z)
     noise = _normal(clean, generator)
     sigma = _levels(share, config.video_shift, generator, clean)
-    velocity = model.video_velocity(add_noise(clean, noise, sigma), sigma, part, video_cross_kv[:, :, :share])
+    velocity = model.video_velocity(add_noise(clean, noise, sigma), sigma, part, part_cross)
     error = (velocity - velocity_target(clean, noise)).pow(2).mean((1, 2)) * bell_weight(sigma)  # (B',)
     return masked_mean(error, ~batch.future_is_pad[:share])
 

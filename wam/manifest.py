@@ -1,6 +1,6 @@
 """The policy bundle's ``manifest.json``: all a robot must know about a bundle before it runs one number through it.
 
-A bundle is a folder with the manifest, three ONNX graphs and the weights as safetensors; nothing in it is executable
+A bundle is a folder with the manifest, ONNX graphs and the weights as safetensors; nothing in it is executable
 and nothing is pickled. The manifest is strict JSON: unknown, missing or contradicting fields, a newer format, a file
 that changed since the export and a bundle of another robot are all refused before any runtime opens a file.
 
@@ -34,9 +34,9 @@ __all__ = [
     "read_manifest",
 ]
 
-FORMAT_VERSION = 1  # raised whenever an older reader would misunderstand a bundle
+FORMAT_VERSION = 2  # raised whenever an older reader would misunderstand a bundle
 MANIFEST_NAME = "manifest.json"
-GRAPH_NAMES = ("prompt", "context", "denoise")  # once per task, once per observation, once per step
+GRAPH_NAMES = ("prompt", "context", "levels", "denoise")  # once per task, observation, schedule of steps, and step
 DTYPES = ("float32", "uint8", "int64")
 EXPORT_FIX = "export it again with wam export."
 COPY_FIX = f"copy the whole bundle again, or {EXPORT_FIX}"
@@ -202,6 +202,11 @@ def _check_format(data: Mapping[str, Any], source: str) -> None:
         raise BundleError(
             f"{source}: the bundle has format {version} but this software reads up to {FORMAT_VERSION}: "
             "update world_action_model on this machine, or export the bundle with this version."
+        )
+    if version < FORMAT_VERSION:
+        raise BundleError(
+            f"{source}: the bundle has format {version} but this software reads format {FORMAT_VERSION}, whose graphs "
+            "take other inputs: export its checkpoint again with wam export."
         )
 
 

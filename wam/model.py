@@ -3,15 +3,16 @@
 Tokens come in three groups (``wam.visibility``): F clean frames, V future video, A action chunk. F and V run through
 the video expert, A through the action expert. Proprio is one more token of the text context. The network is only ever
 called on groups, so no attention mask is needed; keys and values of groups computed earlier are passed in, which is why
-cached inference and the uncached forward run the same code.
+cached inference and the uncached forward run the same code. A noise level belongs to a sample or to every one of its
+tokens; what the levels do (``StepTables``) depends on them alone, so a sampler may compute it once per schedule.
 
 Source: Fast-WAM (arXiv 2603.16666), DreamZero (arXiv 2602.15922).
 
 Shape legend: B batch, K cameras, H chunk, A action width, L layers, h heads, d head size, N tokens, T prompt words,
-Z values of a video token.
+Z values of a video token, S noise levels of a sample (absent or 1: the same for all its tokens; else one per token).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,32 +20,58 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from wam import rope
-from wam.blocks import Block, ExpertConfig, Head, TimestepEmbedding, attend
+from wam.blocks import Block, ExpertConfig, Head, HeadModulation, KeysValues, Modulation, TimestepEmbedding, attend
 from wam.config import ModelConfig
-from wam.flow import euler_step, velocity_from_x
+from wam.flow import step_gain, velocity_from_x
 from wam.text import VOCABULARY_SIZE
 from wam.tokenizer import PatchTokenizer
 from wam.visibility import Group, Question, visible
 
-__all__ = ["ContextCache", "Predictions", "PromptCache", "WorldActionModel"]
+__all__ = [
+    "ContextCache",
+    "ExpertModulation",
+    "LayersKV",
+    "Predictions",
+    "PromptCache",
+    "StepTables",
+    "WorldActionModel",
+]
 
 POSITION_STD = 0.02  # initial spread of learned embeddings
 
-LayerKV = list[Tensor]  # one (2, B, h, N, d) tensor of keys and values per layer
+LayersKV = tuple[KeysValues, ...]  # one per layer, each (B, h, N, d); never stacked, so that no graph has to split them
 
 
 class PromptCache(NamedTuple):
     """Keys and values of the instruction; computed once per task."""
 
-    video_kv: Float[Tensor, "L 2 B h T d"]
-    action_kv: Float[Tensor, "L 2 B h T d"]
+    video: LayersKV
+    action: LayersKV
 
 
 class ContextCache(NamedTuple):
     """All the action expert needs of one observation; computed once per observation."""
 
-    self_kv: Float[Tensor, "L 2 B h N d"]  # clean frame tokens, for self-attention
-    cross_kv: Float[Tensor, "L 2 B h T1 d"]  # instruction and proprio, for the action expert's cross-attention
+    frame: LayersKV  # clean frame tokens, for self-attention
+    cross: LayersKV  # instruction and proprio, for the action expert's cross-attention
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "ContextCache":
+        """Applies a function to every tensor."""
+        return ContextCache(*(tuple(KeysValues(*map(function, kv)) for kv in layers) for layers in self))
+
+
+class ExpertModulation(NamedTuple):
+    """What noise levels do to an expert."""
+
+    blocks: tuple[Modulation, ...]  # one per layer
+    head: HeadModulation
+
+
+class StepTables(NamedTuple):
+    """All that one Euler step of the action chunk takes from its noise levels."""
+
+    modulation: ExpertModulation
+    gain: Float[Tensor, "B S 1"]  # factor of the network's output, see ``wam.flow.step_gain``
 
 
 class Predictions(NamedTuple):
@@ -85,7 +112,7 @@ class WorldActionModel(nn.Module):
     def encode_prompt(self, token_ids: Int64[Tensor, "B T"]) -> PromptCache:
         """Instruction → cross-attention keys and values of both experts."""
         text = self.words(token_ids) + self.word_positions  # (B, T, text_width)
-        return PromptCache(*(torch.stack(self.experts[name].text_kv(text)) for name in ("video", "action")))
+        return PromptCache(*(self.experts[name].text_kv(text) for name in ("video", "action")))
 
     def encode_context(
         self,
@@ -96,33 +123,44 @@ class WorldActionModel(nn.Module):
         """One observation → keys and values that every denoising step reads."""
         return self.encode_context_tokens(self.tokenizer.encode(images), self.cross_kv(proprio, prompt))
 
-    def encode_context_tokens(self, tokens: Float[Tensor, "B N Z"], cross: Mapping[str, Tensor]) -> ContextCache:
+    def encode_context_tokens(self, tokens: Float[Tensor, "B N Z"], cross: Mapping[str, LayersKV]) -> ContextCache:
         """As ``encode_context``, from encoded video tokens and from what ``cross_kv`` returned."""
         frame_kv = self._run({Group.FRAME: self._enter_frame(tokens)}, {}, cross, Question.POLICY).kv[Group.FRAME]
-        return ContextCache(torch.stack(frame_kv), cross["action"])
+        return ContextCache(frame_kv, cross["action"])
+
+    def step_tables(self, sigma: Float[Tensor, "B ..."], sigma_next: Float[Tensor, "B ..."]) -> StepTables:
+        """Noise levels of one Euler step of the action chunk → what ``denoise`` needs of them."""
+        modulation = self.experts["action"].modulate(_per_token(sigma))
+        return StepTables(modulation, step_gain(_per_token(sigma), _per_token(sigma_next), self._prediction)[..., None])
+
+    def denoise(
+        self, actions: Float[Tensor, "B H A"], tables: StepTables, context: ContextCache
+    ) -> Float[Tensor, "B H A"]:
+        """One Euler step of the action chunk; a token whose two levels are equal stays as it is."""
+        raw = self._predict_actions(actions, tables.modulation, context)
+        away = actions - raw if self._prediction == "x" else raw
+        return actions + away * tables.gain
 
     def denoise_step(
         self,
         actions: Float[Tensor, "B H A"],
-        sigma: Float[Tensor, " B"],
-        sigma_next: Float[Tensor, " B"],
+        sigma: Float[Tensor, "B ..."],
+        sigma_next: Float[Tensor, "B ..."],
         context: ContextCache,
     ) -> Float[Tensor, "B H A"]:
         """One Euler step of the action chunk from sigma to sigma_next."""
-        return euler_step(actions, self.action_velocity(actions, sigma, context), sigma, sigma_next)
+        return self.denoise(actions, self.step_tables(sigma, sigma_next), context)
 
     # -- predictions --------------------------------------------------------------------------------------------------
 
     def predict_actions(
-        self, actions: Float[Tensor, "B H A"], sigma: Float[Tensor, " B"], context: ContextCache
+        self, actions: Float[Tensor, "B H A"], sigma: Float[Tensor, "B ..."], context: ContextCache
     ) -> Float[Tensor, "B H A"]:
         """Raw output of the action expert in the fast question: clean chunk or velocity, as configured."""
-        groups = {Group.ACTION: self._enter_actions(actions, sigma)}
-        cached = {Group.FRAME: list(context.self_kv)}
-        return self._run(groups, cached, {"action": context.cross_kv}, Question.POLICY).out[Group.ACTION]
+        return self._predict_actions(actions, self.experts["action"].modulate(_per_token(sigma)), context)
 
     def action_velocity(
-        self, actions: Float[Tensor, "B H A"], sigma: Float[Tensor, " B"], context: ContextCache
+        self, actions: Float[Tensor, "B H A"], sigma: Float[Tensor, "B ..."], context: ContextCache
     ) -> Float[Tensor, "B H A"]:
         """Velocity of the action chunk in the fast question."""
         return self._as_velocity(self.predict_actions(actions, sigma, context), actions, sigma)
@@ -130,21 +168,23 @@ class WorldActionModel(nn.Module):
     def video_velocity(
         self,
         video: Float[Tensor, "B N Z"],
-        sigma: Float[Tensor, " B"],
+        sigma: Float[Tensor, "B ..."],
         context: ContextCache,
-        video_cross_kv: Float[Tensor, "L 2 B h T1 d"],
+        video_cross: LayersKV,
     ) -> Float[Tensor, "B N Z"]:
         """Velocity of the future video tokens, isolated from actions."""
         groups = {Group.VIDEO: self._enter_video(video, sigma)}
-        cached = {Group.FRAME: list(context.self_kv)}
-        return self._run(groups, cached, {"video": video_cross_kv}, Question.POLICY).out[Group.VIDEO]
+        return self._run(groups, {Group.FRAME: context.frame}, {"video": video_cross}, Question.POLICY).out[Group.VIDEO]
 
-    def cross_kv(self, proprio: Float[Tensor, "B A"], prompt: PromptCache) -> dict[str, Tensor]:
-        """Appends the proprio token to the instruction's keys and values: (L, 2, B, h, T + 1, d) per expert."""
+    def cross_kv(self, proprio: Float[Tensor, "B A"], prompt: PromptCache) -> dict[str, LayersKV]:
+        """Appends the proprio token to the instruction's keys and values: (B, h, T + 1, d) per expert and layer."""
         token = self.proprio_in(proprio)[:, None]  # (B, 1, text_width)
-        prompts = {"video": prompt.video_kv, "action": prompt.action_kv}
+        prompts = {"video": prompt.video, "action": prompt.action}
         return {
-            name: torch.cat((prompts[name], torch.stack(expert.text_kv(token))), dim=-2)
+            name: tuple(
+                KeysValues(*(torch.cat(parts, dim=-2) for parts in zip(words, own, strict=True)))
+                for words, own in zip(prompts[name], expert.text_kv(token), strict=True)
+            )
             for name, expert in self.experts.items()
         }
 
@@ -165,8 +205,8 @@ class WorldActionModel(nn.Module):
             proprio: Normalised proprio.
             prompt: Keys and values of the instruction.
             question: Who may see whom.
-            video: ((B, N, Z) future video tokens at their noise level, (B,) sigma), or None where absent.
-            actions: ((B, H, A) normalised chunk at its noise level, (B,) sigma), or None where absent.
+            video: ((B, N, Z) future video tokens at their noise level, (B,) or (B, S) sigma), or None where absent.
+            actions: ((B, H, A) normalised chunk at its noise level, (B,) or (B, S) sigma), or None where absent.
 
         Returns:
             Velocities of the groups that were given.
@@ -186,57 +226,70 @@ class WorldActionModel(nn.Module):
     def _run(
         self,
         groups: "Mapping[Group, _Stream]",
-        cached: Mapping[Group, LayerKV],
-        cross: Mapping[str, Tensor],
+        cached: Mapping[Group, LayersKV],
+        cross: Mapping[str, LayersKV],
         question: Question | str,
     ) -> "_Run":
         """Runs live groups through all layers; groups in ``cached`` only lend their keys and values."""
         hidden = {group: stream.x for group, stream in groups.items()}
-        kept: dict[Group, LayerKV] = {group: [] for group in groups}
+        kept: dict[Group, list[KeysValues]] = {group: [] for group in groups}
         last = self.config.num_layers - 1
         for layer in range(self.config.num_layers):
             blocks = {group: self.experts[_EXPERT[group]].blocks[layer] for group in groups}
-            kv = {group: (stored[layer][0], stored[layer][1]) for group, stored in cached.items()}
+            kv = {group: stored[layer] for group, stored in cached.items()}
             queries = {}
             for group, stream in groups.items():
-                queries[group], keys, values = blocks[group].project(hidden[group], stream.modulation, stream.rope)
-                kv[group] = (keys, values)
-                kept[group].append(torch.stack((keys, values)))
-            for group, stream in groups.items():
-                if group is Group.FRAME and layer == last:
-                    continue  # nobody reads a frame token's output: its last layer only gives keys and values
-                keys, values = (_gather(kv, visible(question, group), part) for part in (0, 1))
-                attended = attend(queries[group], keys, values)
+                arguments = hidden[group], stream.modulation.blocks[layer], stream.rope
+                if group is Group.FRAME and layer == last:  # nobody reads a frame token's output
+                    kv[group] = blocks[group].project_kv(*arguments)
+                else:
+                    queries[group], kv[group] = blocks[group].project(*arguments)
+                kept[group].append(kv[group])
+            for group in queries:
+                attended = attend(queries[group], *_gather(kv, visible(question, group)))
                 text = cross[_EXPERT[group]][layer]
-                hidden[group] = blocks[group].merge(hidden[group], attended, stream.modulation, text)
+                modulation = groups[group].modulation.blocks[layer]
+                hidden[group] = blocks[group].merge(hidden[group], attended, modulation, text)
         out = {
-            group: self.experts[_EXPERT[group]].head(hidden[group], stream.embedded)
+            group: self.experts[_EXPERT[group]].head(hidden[group], stream.modulation.head)
             for group, stream in groups.items()
             if group is not Group.FRAME
         }
-        return _Run(out, kept)
+        return _Run(out, {group: tuple(layers) for group, layers in kept.items()})
+
+    def _predict_actions(self, actions: Tensor, modulation: ExpertModulation, context: ContextCache) -> Tensor:
+        groups = {Group.ACTION: self._enter("action", actions, modulation, self.action_positions, "chunk")}
+        cached, cross = {Group.FRAME: context.frame}, {"action": context.cross}
+        return self._run(groups, cached, cross, Question.POLICY).out[Group.ACTION]
 
     def _enter_frame(self, tokens: Tensor) -> "_Stream":
         clean = torch.zeros(tokens.shape[0], device=tokens.device, dtype=tokens.dtype)
-        return self._enter("video", tokens, clean, self.video_positions, "now")
+        modulation = self.experts["video"].modulate(_per_token(clean))
+        return self._enter("video", tokens, modulation, self.video_positions, "now")
 
     def _enter_video(self, tokens: Tensor, sigma: Tensor) -> "_Stream":
-        return self._enter("video", tokens, sigma, self.video_positions, "later")
+        modulation = self.experts["video"].modulate(_per_token(sigma))
+        return self._enter("video", tokens, modulation, self.video_positions, "later")
 
     def _enter_actions(self, actions: Tensor, sigma: Tensor) -> "_Stream":
-        return self._enter("action", actions, sigma, self.action_positions, "chunk")
+        modulation = self.experts["action"].modulate(_per_token(sigma))
+        return self._enter("action", actions, modulation, self.action_positions, "chunk")
 
-    def _enter(self, name: str, tokens: Tensor, sigma: Tensor, positions: Tensor, table: str) -> "_Stream":
-        expert = self.experts[name]
-        x = expert.embed(tokens)
+    def _enter(
+        self, name: str, tokens: Tensor, modulation: ExpertModulation, positions: Tensor, table: str
+    ) -> "_Stream":
+        x = self.experts[name].embed(tokens)
         if self.config.learned_positions:
             x = x + positions
-        embedded, modulation = expert.time(sigma)
         turning = rope.Rope(*(self.get_buffer(f"{table}_{part}") for part in rope.Rope._fields))
-        return _Stream(x, embedded, modulation, turning)
+        return _Stream(x, modulation, turning)
+
+    @property
+    def _prediction(self) -> str:
+        return self.config.action_prediction
 
     def _as_velocity(self, raw: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        return raw if self.config.action_prediction == "velocity" else velocity_from_x(actions, raw, sigma)
+        return raw if self._prediction == "velocity" else velocity_from_x(actions, raw, sigma)
 
     def _register_tables(self, name: str, tables: rope.Rope) -> None:
         for part, value in tables._asdict().items():
@@ -247,14 +300,13 @@ class _Stream(NamedTuple):
     """One group on its way through the layers."""
 
     x: Tensor  # (B, N, D)
-    embedded: Tensor  # (B, D) timestep embedding
-    modulation: Tensor  # (B, 6, D)
+    modulation: ExpertModulation
     rope: rope.Rope
 
 
 class _Run(NamedTuple):
     out: dict[Group, Tensor]
-    kv: dict[Group, LayerKV]
+    kv: dict[Group, LayersKV]
 
 
 class _Expert(nn.Module):
@@ -276,14 +328,27 @@ class _Expert(nn.Module):
         self.blocks = nn.ModuleList(Block(geometry) for _ in range(config.num_layers))
         self.head = Head(width, io_dim)
 
-    def text_kv(self, text: Tensor) -> list[Tensor]:
-        """Cross-attention keys and values of every layer, each (2, B, h, T, d)."""
-        return [block.text_kv(text) for block in self.blocks]
+    def modulate(self, sigma: Tensor) -> ExpertModulation:
+        """(B, S) noise levels → what they do to every block and to the head."""
+        embedded, time = self.time(sigma)  # (B, S, D), (B, S, 6, D)
+        return ExpertModulation(tuple(block.modulate(time) for block in self.blocks), self.head.modulate(embedded))
+
+    def text_kv(self, text: Tensor) -> LayersKV:
+        """Cross-attention keys and values of every layer, each (B, h, T, d)."""
+        return tuple(block.text_kv(text) for block in self.blocks)
 
 
 _EXPERT = {Group.FRAME: "video", Group.VIDEO: "video", Group.ACTION: "action"}
 
 
-def _gather(kv: Mapping[Group, tuple[Tensor, Tensor]], groups: tuple[Group, ...], part: int) -> Tensor:
-    present = [kv[group][part] for group in groups if group in kv]
-    return present[0] if len(present) == 1 else torch.cat(present, dim=-2)
+def _gather(kv: Mapping[Group, KeysValues], groups: tuple[Group, ...]) -> KeysValues:
+    present = [kv[group] for group in groups if group in kv]
+    return (
+        present[0]
+        if len(present) == 1
+        else KeysValues(*(torch.cat(parts, dim=-2) for parts in zip(*present, strict=True)))
+    )
+
+
+def _per_token(sigma: Tensor) -> Tensor:
+    return sigma[:, None] if sigma.ndim == 1 else sigma  # (B, 1) or (B, S)

@@ -54,7 +54,7 @@ def measure_parity(
         start = example_inputs(model.config, FIRST_SEED + sample)
         tensors = dict(start)
         for stage in stages:
-            tensors |= _sigmas(sample)
+            tensors |= _sigmas(sample, model.config.chunk_length)
             outputs = stage(tensors)
             found = run(stage.name, {name: tensor.numpy() for name, tensor in tensors.items()})
             graph_errors[stage.name] = max(graph_errors[stage.name], _difference(outputs, found))
@@ -106,10 +106,12 @@ def _onnx_runner(graphs: Mapping[str, GraphSpec], folder: Path) -> Runner:
     return run
 
 
-def _sigmas(sample: int) -> dict[str, Tensor]:
-    """A different interval of the schedule for every sample."""
-    high = 1.0 - sample / SAMPLES
-    return {"sigma": torch.tensor([high]), "sigma_next": torch.tensor([high - 1.0 / SAMPLES])}
+def _sigmas(sample: int, chunk_length: int) -> dict[str, Tensor]:
+    """A different interval of the schedule for every sample, and in the last one another level for every token."""
+    high = torch.full((1, chunk_length), 1.0 - sample / SAMPLES)
+    if sample == SAMPLES - 1:
+        high = torch.linspace(1.0 / SAMPLES, 1.0, chunk_length)[None]
+    return {"sigma": high, "sigma_next": high - 1.0 / SAMPLES}
 
 
 def _chunk_difference(
@@ -131,7 +133,9 @@ def _chunk(run: Runner, arrays: Mapping[str, np.ndarray], sigmas: Sequence[float
     values |= run("prompt", values)
     values |= run("context", values)
     for sigma, sigma_next in itertools.pairwise(sigmas):
-        values["sigma"], values["sigma_next"] = (np.array([s], dtype=np.float32) for s in (sigma, sigma_next))
+        shape = values["actions"].shape[:2]  # (1, H)
+        values["sigma"], values["sigma_next"] = (np.full(shape, s, dtype=np.float32) for s in (sigma, sigma_next))
+        values |= run("levels", values)
         values["actions"] = run("denoise", values)["actions_next"]
     return values["actions"]
 

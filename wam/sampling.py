@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from wam.flow import euler_step
-from wam.model import ContextCache, PromptCache, WorldActionModel
+from wam.model import ContextCache, LayersKV, PromptCache, WorldActionModel
 from wam.sigmas import sigma_schedule
 
 __all__ = ["imagine_frame", "sample_actions", "sample_video"]
@@ -44,7 +44,7 @@ def sample_actions(
 def sample_video(
     model: WorldActionModel,
     context: ContextCache,
-    video_cross_kv: Tensor,
+    video_cross: LayersKV,
     noise: Float[Tensor, "B N Z"],
     n_steps: int,
 ) -> Float[Tensor, "B N Z"]:
@@ -53,7 +53,7 @@ def sample_video(
     sigmas = sigma_schedule(n_steps, model.config.video_shift)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         levels = noise.new_tensor([sigma, sigma_next])[:, None].expand(-1, noise.shape[0])  # (2, B)
-        velocity = model.video_velocity(video, levels[0], context, video_cross_kv)
+        velocity = model.video_velocity(video, levels[0], context, video_cross)
         video = euler_step(video, velocity, levels[0], levels[1])
     return video
 

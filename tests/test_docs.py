@@ -1,5 +1,6 @@
 """The code in docs/ runs as it stands there: YAML blocks are valid robots, Python blocks run one after the other."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wam.robot import RobotSpec
+from wam.robot import RobotSpec, SafetySpec
 
 DOCUMENTS = sorted((Path(__file__).resolve().parent.parent / "docs").glob("*.md"))
 
@@ -32,6 +33,12 @@ def test_yaml_blocks_are_valid_robots(document: Path) -> None:
     for block in blocks(document, "yaml"):
         data = yaml.safe_load(block)
         assert RobotSpec.from_dict(data).name == data["name"]
+
+
+def test_safety_defaults_in_the_example_are_the_defaults(repository: Path) -> None:
+    (robot,) = map(yaml.safe_load, blocks(repository / "docs/adding_a_robot.md", "yaml"))
+    assert set(robot["safety"]) == {field.name for field in dataclasses.fields(SafetySpec)}
+    assert RobotSpec.from_dict(robot).safety == SafetySpec()
 
 
 def test_there_is_something_to_check() -> None:

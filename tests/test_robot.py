@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wam.errors import RobotSpecError, unknown_name
-from wam.robot import COMMAND_INTERFACES, CameraSpec, JointSpec, RobotSpec, load_robot, robot_names
+from wam.robot import COMMAND_INTERFACES, CameraSpec, JointSpec, RobotSpec, SafetySpec, load_robot, robot_names
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
 POSITIVE = st.floats(1e-3, 1e3)
@@ -25,6 +25,19 @@ ANGLES = st.floats(-10, 10)
 def joints(draw: st.DrawFn, name: str, span: tuple[float, float] | None = None) -> JointSpec:
     low, high = span or sorted(draw(st.lists(ANGLES, min_size=2, max_size=2, unique=True)))
     return JointSpec(name=name, position=(low, high), max_velocity=draw(POSITIVE), max_acceleration=draw(POSITIVE))
+
+
+@st.composite
+def safeties(draw: st.DrawFn) -> SafetySpec:
+    """Valid beside any robot of ``robots()``: the guard is fast and the margin fits into the smallest range."""
+    box = st.tuples(st.floats(-2, -0.1), st.floats(0.1, 2))
+    return SafetySpec(
+        image_age_s=draw(POSITIVE),
+        heartbeat_s=draw(st.just(0.0) | POSITIVE),
+        position_margin=0.0,
+        guard_rate_hz=1e3,
+        workspace=draw(st.none() | st.tuples(box, box, box)),
+    )
 
 
 @st.composite
@@ -49,6 +62,7 @@ def robots(draw: st.DrawFn) -> RobotSpec:
         ),
         control_rate_hz=draw(POSITIVE),
         command_interface=draw(st.sampled_from(COMMAND_INTERFACES)),
+        safety=draw(safeties()),
     )
 
 
@@ -77,6 +91,15 @@ def test_fingerprint_sees_every_change(robot: RobotSpec, rate_hz: float) -> None
     assert (faster.fingerprint() == robot.fingerprint()) == (rate_hz == robot.control_rate_hz)
     swapped = dataclasses.replace(robot, joints=robot.joints[::-1])
     assert (swapped.fingerprint() == robot.fingerprint()) == (len(robot.joints) == 1)
+    bolder = dataclasses.replace(robot, safety=dataclasses.replace(robot.safety, tracking_error=1.0))
+    assert bolder.fingerprint() != robot.fingerprint()
+
+
+def test_a_robot_file_may_leave_safety_out_or_name_what_differs() -> None:
+    data = load_robot("sim6").to_dict()
+    del data["safety"]
+    assert RobotSpec.from_dict(data).safety == SafetySpec()
+    assert RobotSpec.from_dict(data | {"safety": {"image_age_s": 0.3}}).safety == SafetySpec(image_age_s=0.3)
 
 
 def test_shipped_robots_load_by_name_and_by_path(repository: Path) -> None:
@@ -123,7 +146,10 @@ def broken(change: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"speed": 3}, "robot description: unknown field 'speed'; valid names: calibration, cameras, command_interface,"),
+        (
+            {"speed": 3},
+            "robot description: unknown field 'speed'; valid names: calibration, cameras, command_interface,",
+        ),
         ({"contrl_rate_hz": 3}, "unknown field 'contrl_rate_hz' (did you mean 'control_rate_hz'?)"),
         ({"joints": ...}, "field 'joints' is missing; fields: name, joints, gripper,"),
         ({"name": ""}, "field 'name' is '' but must be a non-empty string."),
@@ -155,6 +181,16 @@ def broken(change: dict[str, Any]) -> dict[str, Any]:
         ({"cameras.1.topic": ""}, "cameras[1]: field 'topic' is '' but must be a non-empty string."),
         ({"control_rate_hz": 0}, "control_rate_hz is 0 but must be a positive finite number."),
         ({"control_rate_hz": float("inf")}, "control_rate_hz is inf but must be a positive finite number."),
+        ({"safety": 3}, "safety must be a mapping of fields, but is 3."),
+        ({"safety.image_age": 1}, "safety: unknown field 'image_age' (did you mean 'image_age_s'?)"),
+        ({"safety.state_age_s": 0}, "safety: state_age_s is 0 but must be a positive finite number."),
+        ({"safety.heartbeat_s": -1}, "safety: heartbeat_s is -1.0 but must be 0 or more."),
+        ({"safety.position_margin": 0.5}, "safety.position_margin is 0.5 at both ends, but 'gripper' only moves in"),
+        ({"safety.guard_rate_hz": 5}, "safety.guard_rate_hz is 5 but control_rate_hz is 10: the guard would pass over"),
+        ({"safety.state_fault_s": 0.05}, "safety.state_fault_s is 0.05 but state_age_s is 0.1: joint states must be"),
+        ({"safety.workspace": [[0, 1], [0, 1]]}, "safety: workspace is [[0, 1], [0, 1]] but must be [[x, x], [y, y]"),
+        ({"safety.workspace": [[0, 1], [1, 0], [0, 1]]}, "workspace: y is [1.0, 0.0] but the lowest must be below"),
+        ({"safety.workspace": [[0, 1], [0, "a"], [0, 1]]}, "safety: workspace is 'a' but must be a finite number."),
         ({"command_interface": "velocity"}, "unknown command_interface 'velocity'; valid names: forward, trajectory."),
     ],
 )

@@ -21,10 +21,11 @@ import yaml
 from wam.calibration_spec import KinematicsSpec, RobotCalibration, build
 from wam.errors import RobotSpecError, unknown_name
 
-__all__ = ["CameraSpec", "JointSpec", "RobotSpec", "load_robot", "robot_file", "robot_names"]
+__all__ = ["CameraSpec", "JointSpec", "RobotSpec", "SafetySpec", "load_robot", "robot_file", "robot_names"]
 
 COMMAND_INTERFACES = ("forward", "trajectory")
 ROBOT_DIR_VARIABLE = "WAM_ROBOT_DIR"
+MAY_BE_ZERO = ("position_margin", "heartbeat_s")  # of the safety fields
 # Of one specimen or one computer, not of the kind of robot: data and policies stay valid when these change.
 NOT_IN_FINGERPRINT = ("calibration", "kinematics")
 
@@ -52,6 +53,27 @@ class CameraSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SafetySpec:
+    """Ages, margins and rates that alignment and the guard hold this robot to; every field has a default."""
+
+    image_age_s: float = 0.15  # oldest image an observation may hold [s]: four frames at 30 Hz
+    state_age_s: float = 0.10  # oldest joint state to act on [s]
+    stream_spread_s: float = 0.05  # largest time between the streams of one observation [s]
+    chunk_age_s: float = 0.35  # without a new chunk for this long the guard holds [s]: two periods of 7 Hz and a margin
+    teleop_age_s: float = 0.20  # without a teleoperation command for this long the guard holds [s]
+    position_margin: float = 0.01  # kept free at both ends of every axis' range [rad, gripper opening]
+    tracking_error: float = 0.5  # |command - measured| that faults [rad, gripper opening]
+    tracking_time_s: float = 0.2  # ... once it has lasted this long [s]
+    engage_error: float = 0.15  # |command - measured| above which the guard refuses to engage [rad, gripper opening]
+    state_fault_s: float = 1.0  # joint states missing for this long latch a fault [s]
+    heartbeat_s: float = 0.5  # silence of a heartbeat that was heard once, which stops the arm [s]; 0: never watched
+    guard_rate_hz: float = 50.0  # rate of commands to the arm [Hz]
+    # ((x, x), (y, y), (z, z)) box the tool must stay in, in the base frame [m]; only the guard that is given forward
+    # kinematics can check it
+    workspace: tuple[tuple[float, float], ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RobotSpec:
     """A robot: joints in command order, gripper, cameras, rates and interfaces."""
 
@@ -63,6 +85,7 @@ class RobotSpec:
     state_topic: str = "/joint_states"  # ROS topic of measured joint positions
     command_topic: str = "/command"  # ROS topic the guard commands on
     command_interface: str = "forward"  # "forward" (Float64MultiArray) or "trajectory" (JointTrajectory)
+    safety: SafetySpec = SafetySpec()  # limits beyond those of the joints
     kinematics: KinematicsSpec | None = None  # MJCF or URDF of the arm, for calibration; not part of the fingerprint
     calibration: RobotCalibration | None = None  # what was measured on this specimen; not part of the fingerprint
 
@@ -135,6 +158,7 @@ class RobotSpec:
         if fields.get("gripper") is not None:
             fields["gripper"] = _joint(fields["gripper"], f"{source}: gripper")
         fields["control_rate_hz"] = _number(fields["control_rate_hz"], f"{source}: control_rate_hz", positive=True)
+        fields["safety"] = _safety(fields.get("safety", {}), f"{source}: safety")
         if fields.get("kinematics") is not None:
             fields["kinematics"] = build(KinematicsSpec, fields["kinematics"], f"{source}: kinematics")
         if fields.get("calibration") is not None:
@@ -251,6 +275,48 @@ def _camera(data: Any, where: str) -> CameraSpec:
     return CameraSpec(**fields)
 
 
+def _safety(data: Any, where: str) -> SafetySpec:
+    fields = dict(_checked_fields(SafetySpec, data, where))
+    for name in fields.keys() - {"workspace"}:
+        fields[name] = _number(fields[name], f"{where}: {name}", positive=name not in MAY_BE_ZERO)
+        if fields[name] < 0:
+            raise RobotSpecError(f"{where}: {name} is {fields[name]} but must be 0 or more.")
+    if fields.get("workspace") is not None:
+        fields["workspace"] = _box(fields["workspace"], f"{where}: workspace")
+    return SafetySpec(**fields)
+
+
+def _box(data: Any, where: str) -> tuple[tuple[float, float], ...]:
+    pairs = isinstance(data, list | tuple) and all(isinstance(span, list | tuple) and len(span) == 2 for span in data)
+    if not pairs or len(data) != 3:
+        raise RobotSpecError(f"{where} is {data!r} but must be [[x, x], [y, y], [z, z]], lowest and highest [m].")
+    box = tuple((_number(low, where), _number(high, where)) for low, high in data)
+    for axis, (low, high) in zip("xyz", box, strict=True):
+        if low >= high:
+            raise RobotSpecError(f"{where}: {axis} is [{low}, {high}] but the lowest must be below the highest.")
+    return box
+
+
+def _check_safety(robot: RobotSpec, where: str) -> None:
+    safety = robot.safety
+    if safety.guard_rate_hz < robot.control_rate_hz:
+        raise RobotSpecError(
+            f"{where}: safety.guard_rate_hz is {safety.guard_rate_hz:g} but control_rate_hz is "
+            f"{robot.control_rate_hz:g}: the guard would pass over actions; give it at least the rate of actions."
+        )
+    if safety.state_fault_s < safety.state_age_s:
+        raise RobotSpecError(
+            f"{where}: safety.state_fault_s is {safety.state_fault_s:g} but state_age_s is {safety.state_age_s:g}: "
+            "joint states must be stale before their absence can latch a fault."
+        )
+    for axis in robot.axes:
+        if 2 * safety.position_margin >= axis.position[1] - axis.position[0]:
+            raise RobotSpecError(
+                f"{where}: safety.position_margin is {safety.position_margin:g} at both ends, but '{axis.name}' only "
+                f"moves in {list(axis.position)}: nothing would be left of it."
+            )
+
+
 def _check_robot(robot: RobotSpec, where: str) -> None:
     if not robot.joints or not robot.cameras:
         raise RobotSpecError(f"{where}: a robot needs at least one joint and one camera.")
@@ -267,6 +333,7 @@ def _check_robot(robot: RobotSpec, where: str) -> None:
         raise RobotSpecError(
             f"{where}: " + unknown_name("command_interface", robot.command_interface, COMMAND_INTERFACES)
         )
+    _check_safety(robot, where)
     if robot.calibration is not None:
         for kind, entries, names in (
             ("camera", robot.calibration.cameras, robot.camera_names),

@@ -1,0 +1,168 @@
+"""Time alignment: what the robot saw and where it was at one instant, or why nobody can say.
+
+Per stream the newest message with stamp <= t; every one must be younger than its limit and all of them within the
+allowed spread. Live inference and the conversion of recordings call the same ``align``, so that a policy meets at run
+time what it was trained on. Nothing here reads a clock: t is robot time [s], and so are the stamps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from policy.streams import Entry, ImageWatch, Stream, StreamCounts
+from wam.errors import ValueContractError, unknown_name
+from wam.robot import RobotSpec, SafetySpec
+from wam.spec import OBS_STATE, Observation, image_key
+
+__all__ = ["Alignment", "ObservationBuffer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """The outcome at one instant."""
+
+    observation: Observation | None  # stamped t, or None when it was refused
+    refusal: str  # "" or why there is no observation, one sentence per stream
+    ages_s: Mapping[str, float]  # stream key -> t - stamp of the message that was chosen [s]
+    stamps: Mapping[str, float]  # stream key -> its stamp [s]
+
+    @property
+    def spread_s(self) -> float:
+        """Largest time between two streams of this instant [s]."""
+        return max(self.stamps.values()) - min(self.stamps.values()) if self.stamps else 0.0
+
+
+class ObservationBuffer:
+    """Keeps about a second of every stream of one robot. Not thread-safe: one thread adds and aligns.
+
+    Args:
+        robot: Its cameras and axes.
+        safety: Age and spread limits; None takes the robot's own.
+    """
+
+    def __init__(self, robot: RobotSpec, safety: SafetySpec | None = None) -> None:
+        self.robot = robot
+        self.safety = robot.safety if safety is None else safety
+        self._cameras = {camera.name: camera for camera in robot.cameras}
+        self._images = {name: Stream() for name in self._cameras}
+        self._watches = {name: ImageWatch() for name in self._cameras}
+        self._state = Stream()
+
+    @property
+    def counts(self) -> Mapping[str, StreamCounts]:
+        """Stream key -> what arrived on it."""
+        return {image_key(name): stream.counts for name, stream in self._images.items()} | {
+            OBS_STATE: self._state.counts
+        }
+
+    def add_image(self, camera: str, stamp: float, rgb_hwc_u8: np.ndarray) -> None:
+        """Takes a frame; one that cannot be used is dropped and counted, and the stream goes stale.
+
+        Args:
+            camera: A camera of the robot.
+            stamp: Capture time, robot time [s].
+            rgb_hwc_u8: (height, width, 3) uint8, kept without copying: do not write to it afterwards.
+
+        Raises:
+            ValueContractError: The robot has no such camera.
+        """
+        if camera not in self._cameras:
+            raise ValueContractError(unknown_name("camera", camera, self._cameras))
+        spec, stream = self._cameras[camera], self._images[camera]
+        shape = (spec.height_px, spec.width_px, 3)
+        if rgb_hwc_u8.shape != shape or rgb_hwc_u8.dtype != np.uint8:
+            stream.refuse(
+                f"the image is {rgb_hwc_u8.shape} {rgb_hwc_u8.dtype} but the robot file promises {shape} uint8"
+            )
+        elif not np.isfinite(stamp):
+            stream.refuse(f"the stamp is {stamp}")
+        elif stream.add(float(stamp), rgb_hwc_u8) and stream.newest is not None and stream.newest.stamp == stamp:
+            state = self._state.newest
+            same = self._watches[camera].add(rgb_hwc_u8, None if state is None else state.value)
+            stream.count(same_pixels=int(same))
+
+    def add_state(self, stamp: float, proprio: np.ndarray) -> None:
+        """Takes a measured state; one that cannot be used is dropped and counted.
+
+        Args:
+            stamp: Measurement time, robot time [s].
+            proprio: (P,) float32 positions [rad] and gripper opening, in the robot's order.
+        """
+        proprio = np.asarray(proprio, dtype=np.float32)
+        if proprio.shape != (self.robot.action_dim,):
+            self._state.refuse(f"the state is {proprio.shape} but the robot has {self.robot.action_dim} axes")
+        elif not (np.isfinite(proprio).all() and np.isfinite(stamp)):
+            self._state.refuse("a position or the stamp is not finite")
+        else:
+            self._state.add(float(stamp), proprio.copy())
+
+    def align(self, t: float, task: str) -> Alignment:
+        """Returns the observation of instant t, or why there is none.
+
+        Args:
+            t: Robot time [s].
+            task: The instruction in words.
+
+        Returns:
+            An observation stamped t, with the ages and stamps of what went into it either way.
+        """
+        streams = {image_key(name): stream for name, stream in self._images.items()} | {OBS_STATE: self._state}
+        entries = {key: stream.at(t) for key, stream in streams.items()}
+        found = {key: entry for key, entry in entries.items() if entry is not None}
+        refusals = [self._refusal(key, streams[key], entries[key], t) for key in streams]
+        if not any(refusals):
+            refusals += [self._spread_refusal(found), self._frozen_refusal(found[OBS_STATE].value)]
+        refusal = "; ".join(text for text in refusals if text)
+        return Alignment(
+            observation=None if refusal else self._observation(found, t, task),
+            refusal=refusal,
+            ages_s={key: t - entry.stamp for key, entry in found.items()},
+            stamps={key: entry.stamp for key, entry in found.items()},
+        )
+
+    def clear(self) -> None:
+        """Forgets every message, for a clock jump or a new episode; counts go on."""
+        for name, stream in self._images.items():
+            stream.clear()
+            self._watches[name] = ImageWatch()
+        self._state.clear()
+
+    def _observation(self, entries: Mapping[str, Entry], t: float, task: str) -> Observation:
+        images = {name: entries[image_key(name)].value for name in self._cameras}
+        return Observation(images=images, proprio=entries[OBS_STATE].value.copy(), task=task, stamp=t)
+
+    def _refusal(self, key: str, stream: Stream, entry: Entry | None, t: float) -> str:
+        """Why one stream has nothing to offer at t; empty when it has."""
+        limit, field = self.safety.image_age_s, "image_age_s"
+        if key == OBS_STATE:
+            limit, field = self.safety.state_age_s, "state_age_s"
+        why = f" ({stream.counts.malformed} refused, the last because {stream.refusal})" if stream.refusal else ""
+        if entry is None and stream.newest is not None:
+            ahead = stream.newest.stamp - t
+            return f"{key} is stamped {ahead:.3f} s in the future: its clock is not the robot's{why}"
+        if entry is None:
+            return f"{key} has not arrived yet{why}"
+        if t - entry.stamp <= limit:
+            return ""
+        repeats = stream.counts.duplicates
+        again = f", {repeats} messages repeated a stamp" if repeats else ""
+        return f"{key} is {t - entry.stamp:.3f} s old but safety.{field} allows {limit:.3f} s{again}{why}"
+
+    def _spread_refusal(self, entries: Mapping[str, Entry]) -> str:
+        first, last = (choose(entries, key=lambda key: entries[key].stamp) for choose in (min, max))
+        spread = entries[last].stamp - entries[first].stamp
+        if spread <= self.safety.stream_spread_s:
+            return ""
+        return (
+            f"{first} is {spread:.3f} s older than {last} but safety.stream_spread_s allows "
+            f"{self.safety.stream_spread_s:.3f} s"
+        )
+
+    def _frozen_refusal(self, proprio: np.ndarray) -> str:
+        frozen = {name: watch for name, watch in self._watches.items() if watch.frozen(proprio)}
+        return "; ".join(
+            f"{image_key(name)} is frozen: {watch.frames} frames brought new stamps and the same pixels while the arm "
+            "moved"
+            for name, watch in frozen.items()
+        )

@@ -1,0 +1,123 @@
+"""One time-stamped stream of messages: newest at or before an instant, whatever order they arrived in.
+
+Time is the header stamp, robot time in seconds; arrival times play no part, so a recording replays to the same values.
+"""
+
+import bisect
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Entry", "ImageWatch", "Stream", "StreamCounts", "fingerprint_pixels"]
+
+HISTORY_S = 1.0  # messages kept behind the newest one [s]: several times any age limit
+HASHED_SIDE_PX = 128  # images are hashed on a grid of about this many pixels per side: 0.05 ms instead of 1 ms
+FROZEN_FRAMES = 5  # frames with the same pixels before a camera can count as frozen
+FROZEN_MOTION = 0.1  # ... if some axis moved by this much meanwhile [rad, opening]: a still scene may look the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One message."""
+
+    stamp: float  # robot time [s]
+    value: np.ndarray  # image or proprio
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamCounts:
+    """What arrived on a stream since construction or ``clear``."""
+
+    received: int = 0  # messages, refused ones included
+    duplicates: int = 0  # the stamp was there already
+    out_of_order: int = 0  # older than the newest; kept, in its place
+    late: int = 0  # older than everything that is kept; dropped
+    malformed: int = 0  # wrong shape or type, or not finite; dropped
+    same_pixels: int = 0  # new stamp, same pixels as the frame before
+
+
+class Stream:
+    """Messages of the last ``HISTORY_S`` in order of their stamps."""
+
+    def __init__(self) -> None:
+        self._stamps: list[float] = []
+        self._entries: list[Entry] = []
+        self.counts = StreamCounts()
+        self.refusal = ""  # why the last malformed message was dropped
+
+    @property
+    def newest(self) -> Entry | None:
+        """The message with the largest stamp."""
+        return self._entries[-1] if self._entries else None
+
+    def add(self, stamp: float, value: np.ndarray) -> bool:
+        """Inserts a message; False if it was a duplicate or too old to matter."""
+        self.count(received=1)
+        place = bisect.bisect_left(self._stamps, stamp)
+        if place < len(self._stamps) and self._stamps[place] == stamp:
+            self.count(duplicates=1)
+            return False
+        if self._stamps and stamp < self._stamps[-1] - HISTORY_S:
+            self.count(late=1)
+            return False
+        self.count(out_of_order=int(place < len(self._stamps)))
+        self._stamps.insert(place, stamp)
+        self._entries.insert(place, Entry(stamp=stamp, value=value))
+        expired = bisect.bisect_left(self._stamps, self._stamps[-1] - HISTORY_S)
+        del self._stamps[:expired], self._entries[:expired]
+        return True
+
+    def refuse(self, reason: str) -> None:
+        """Counts a message that cannot be used."""
+        self.count(received=1, malformed=1)
+        self.refusal = reason
+
+    def at(self, t: float) -> Entry | None:
+        """The newest message with stamp <= t."""
+        place = bisect.bisect_right(self._stamps, t)
+        return self._entries[place - 1] if place else None
+
+    def clear(self) -> None:
+        """Forgets messages, not counts."""
+        self._stamps.clear()
+        self._entries.clear()
+
+    def count(self, **increments: int) -> None:
+        """Adds to the counts."""
+        now = vars(self.counts)
+        self.counts = StreamCounts(**{name: value + increments.get(name, 0) for name, value in now.items()})
+
+
+class ImageWatch:
+    """Notices a camera that goes on stamping the same picture.
+
+    Identical pixels alone prove nothing: a simulated camera draws a still scene twice alike. Identical pixels while
+    the arm moved do.
+    """
+
+    def __init__(self) -> None:
+        self.frames = 0  # frames in a row with the same pixels, after the first of them
+        self._fingerprint: int | None = None
+        self._proprio: np.ndarray | None = None  # where the arm was when these pixels were first seen
+
+    def add(self, image: np.ndarray, proprio: np.ndarray | None) -> bool:
+        """Looks at a frame; True if it has the pixels of the one before."""
+        fingerprint = fingerprint_pixels(image)
+        same = fingerprint == self._fingerprint
+        self.frames = self.frames + 1 if same else 0
+        if not same or self._proprio is None:
+            self._fingerprint, self._proprio = fingerprint, proprio
+        return same
+
+    def frozen(self, proprio: np.ndarray) -> bool:
+        """Whether the arm moved behind pixels that did not."""
+        if self.frames < FROZEN_FRAMES or self._proprio is None:
+            return False
+        return bool(np.abs(proprio - self._proprio).max() > FROZEN_MOTION)
+
+
+def fingerprint_pixels(image: np.ndarray) -> int:
+    """Returns a checksum of (height, width, 3) pixels on a coarse grid."""
+    step = max(1, min(image.shape[:2]) // HASHED_SIDE_PX)
+    return zlib.crc32(np.ascontiguousarray(image[::step, ::step]))

@@ -26,7 +26,8 @@ MAX_FUNCTION_LINES = 70
 TORCH_FREE = {
     "wam",
     "wam.calibration_spec",
-    *(f"wam.{name}" for name in ("cli", "config", "doctor", "doctor_probes", "errors", "manifest", "normalise")),
+    "wam.dataset_meta",
+    *(f"wam.{name}" for name in ("cli", "config", "doctor", "doctor_probes", "errors", "manifest", "model_config", "normalise")),
     *(f"wam.{name}" for name in ("robot", "sigmas", "spec", "strict_json", "text", "transforms")),
 }
 # The simulator itself; what these import inside sim/ belongs to it as well. The rest of sim/ composes.

@@ -11,8 +11,8 @@ rotary positions, modulation and the residual stream stay in float32. With float
 
 Source: Wan 2.1 (arXiv 2503.20314); Liang et al., Mixture-of-Transformers (arXiv 2411.04996).
 
-Shape legend: B batch, N tokens, S noise levels of a sample (1: the same for all of its tokens, or N), T text tokens,
-D residual width, h heads, d head size.
+Shape legend: B batch (absent in exported graphs, whose products are then plain matrix products), N tokens, S noise
+levels of a sample (1: the same for all of its tokens, or N), T text tokens, D residual width, h heads, d head size.
 """
 
 import math
@@ -33,10 +33,12 @@ __all__ = [
     "Head",
     "HeadModulation",
     "KeysValues",
+    "LinearHead",
     "Modulation",
     "RMSNorm",
     "TimestepEmbedding",
     "attend",
+    "cast_linear",
 ]
 
 NORM_EPS = 1e-6
@@ -53,6 +55,7 @@ class ExpertConfig:
     ffn_width: int  # hidden width of the feed-forward layer
     qk_norm: bool  # RMSNorm of queries and keys over the full attention width
     gate_init: float  # initial value of the two gates in the modulation table
+    image: bool = False  # a second cross-attention, to an image encoder's tokens of the same width D
 
 
 class KeysValues(NamedTuple):
@@ -135,6 +138,9 @@ class Block(nn.Module):
         table = torch.randn(1, 6, width) / math.sqrt(width)
         table[:, (2, 5)] += config.gate_init
         self.modulation = nn.Parameter(table)
+        if config.image:
+            self.image_kv = nn.Linear(width, 2 * inner)
+            self.norm_image_k = RMSNorm(inner) if config.qk_norm else nn.Identity()
 
     def modulate(self, time: Float[Tensor, "B S 6 D"]) -> Modulation:
         """Adds this block's own table to the timestep's vectors."""
@@ -142,13 +148,13 @@ class Block(nn.Module):
         return Modulation(shift, 1 + scale, gate, shift_ffn, 1 + scale_ffn, gate_ffn)
 
     def project(
-        self, x: Float[Tensor, "B N D"], modulation: Modulation, rope: Rope
-    ) -> tuple[Float[Tensor, "B h N d"], KeysValues]:
+        self, x: Float[Tensor, "*B N D"], modulation: Modulation, rope: Rope
+    ) -> tuple[Float[Tensor, "*B h N d"], KeysValues]:
         """Makes this expert's rotated queries and keys, and its values."""
-        q, k, v = _linear(self.qkv, self._entry(x, modulation)).chunk(3, dim=-1)  # 3 x (B, N, h·d)
+        q, k, v = cast_linear(self.qkv, self._entry(x, modulation)).chunk(3, dim=-1)  # 3 x (B, N, h·d)
         return self._rotated(self.norm_q(q), rope).to(v.dtype), self._rotated_kv(k, v, rope)
 
-    def project_kv(self, x: Float[Tensor, "B N D"], modulation: Modulation, rope: Rope) -> KeysValues:
+    def project_kv(self, x: Float[Tensor, "*B N D"], modulation: Modulation, rope: Rope) -> KeysValues:
         """As ``project`` without queries, for tokens whose output nobody reads; a third less to compute."""
         if torch.is_grad_enabled():  # a narrower product sums its gradients in another order: training stays bit-exact
             return self.project(x, modulation, rope)[1]
@@ -159,22 +165,27 @@ class Block(nn.Module):
 
     def merge(
         self,
-        x: Float[Tensor, "B N D"],
-        attended: Float[Tensor, "B h N d"],
+        x: Float[Tensor, "*B N D"],
+        attended: Float[Tensor, "*B h N d"],
         modulation: Modulation,
         text: KeysValues,
-    ) -> Float[Tensor, "B N D"]:
+    ) -> Float[Tensor, "*B N D"]:
         """Adds the attention result, then cross-attention to the text context, then the feed-forward layer."""
-        x = x + modulation.gate * _linear(self.out, _join(attended))
-        q = self._split(self.norm_cross_q(_linear(self.cross_q, self.norm_cross(x))))
-        x = x + _linear(self.cross_out, _join(attend(q.to(text.keys.dtype), text.keys, text.values)))
+        x = x + modulation.gate * cast_linear(self.out, _join(attended))
+        q = self._split(self.norm_cross_q(cast_linear(self.cross_q, self.norm_cross(x))))
+        x = x + cast_linear(self.cross_out, _join(attend(q.to(text.keys.dtype), text.keys, text.values)))
         hidden = self.norm_ffn(x) * modulation.scale_ffn + modulation.shift_ffn
         return x + modulation.gate_ffn * self.ffn(hidden.to(self.ffn[0].weight.dtype))
 
-    def text_kv(self, text: Float[Tensor, "B T W"]) -> KeysValues:
+    def text_kv(self, text: Float[Tensor, "*B T W"]) -> KeysValues:
         """Keys and values of the text context: they change with the instruction, never with the noise level."""
-        k, v = _linear(self.cross_kv, text).chunk(2, dim=-1)
+        k, v = cast_linear(self.cross_kv, text).chunk(2, dim=-1)
         return KeysValues(self._split(self.norm_cross_k(k)).to(v.dtype), self._split(v))
+
+    def image_keys_values(self, image: Float[Tensor, "B I D"]) -> KeysValues:
+        """Keys and values of an image encoder's tokens, projected to this expert's width."""
+        k, v = cast_linear(self.image_kv, image).chunk(2, dim=-1)
+        return KeysValues(self._split(self.norm_image_k(k)).to(v.dtype), self._split(v))
 
     def _entry(self, x: Tensor, modulation: Modulation) -> Tensor:
         return self.norm_self(x) * modulation.scale + modulation.shift
@@ -186,7 +197,7 @@ class Block(nn.Module):
         return KeysValues(self._rotated(self.norm_k(k), rope).to(v.dtype), self._split(v))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, N, d)
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)  # (B, h, N, d)
 
 
 class Head(nn.Module):
@@ -203,21 +214,39 @@ class Head(nn.Module):
         shift, scale = (self.modulation[:, None] + embedded[:, :, None]).unbind(2)
         return HeadModulation(shift, 1 + scale)
 
-    def forward(self, x: Float[Tensor, "B N D"], modulation: HeadModulation) -> Float[Tensor, "B N O"]:
+    def forward(self, x: Float[Tensor, "*B N D"], modulation: HeadModulation) -> Float[Tensor, "*B N O"]:
         """Projects tokens to their prediction."""
-        return _linear(self.linear, self.norm(x) * modulation.scale + modulation.shift)
+        return cast_linear(self.linear, self.norm(x) * modulation.scale + modulation.shift)
+
+
+class LinearHead(nn.Module):
+    """Output layer without norm or modulation: Fast-WAM's action head."""
+
+    def __init__(self, width: int, out_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, out_dim)
+
+    def modulate(self, embedded: Float[Tensor, "B S D"]) -> None:
+        """Noise levels do nothing here."""
+        del embedded
+
+    def forward(self, x: Float[Tensor, "B N D"], modulation: None) -> Float[Tensor, "B N O"]:
+        """Projects tokens to their prediction."""
+        del modulation
+        return cast_linear(self.linear, x)
+
+
+def cast_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A product in the type of its weights."""
+    return layer(x.to(layer.weight.dtype))
 
 
 def attend(
-    q: Float[Tensor, "B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"]
-) -> Float[Tensor, "B h N d"]:
+    q: Float[Tensor, "*B h N d"], k: Float[Tensor, "*B h M d"], v: Float[Tensor, "*B h M d"]
+) -> Float[Tensor, "*B h N d"]:
     """Attention over keys that are all visible: there is no mask anywhere in this model's hot path."""
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    return layer(x.to(layer.weight.dtype))
-
-
 def _join(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, N, h·d)
+    return x.transpose(-3, -2).flatten(-2)  # (B, N, h·d)

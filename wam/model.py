@@ -123,10 +123,22 @@ class WorldActionModel(nn.Module):
         """One observation → keys and values that every denoising step reads."""
         return self.encode_context_tokens(self.tokenizer.encode(images), self.cross_kv(proprio, prompt))
 
-    def encode_context_tokens(self, tokens: Float[Tensor, "B N Z"], cross: Mapping[str, LayersKV]) -> ContextCache:
-        """As ``encode_context``, from encoded video tokens and from what ``cross_kv`` returned."""
-        frame_kv = self._run({Group.FRAME: self._enter_frame(tokens)}, {}, cross, Question.POLICY).kv[Group.FRAME]
+    def encode_context_tokens(
+        self,
+        tokens: Float[Tensor, "*B N Z"],
+        cross: Mapping[str, LayersKV],
+        modulation: ExpertModulation | None = None,
+    ) -> ContextCache:
+        """As ``encode_context``, from video tokens and what ``cross_kv`` and ``clean_modulation`` returned."""
+        if modulation is None:
+            modulation = self.clean_modulation(tokens.new_zeros(tokens.shape[:-2]))
+        stream = self._enter("video", tokens, modulation, self.video_positions, "now")
+        frame_kv = self._run({Group.FRAME: stream}, {}, cross, Question.POLICY).kv[Group.FRAME]
         return ContextCache(frame_kv, cross["action"])
+
+    def clean_modulation(self, clean: Float[Tensor, " B"]) -> ExpertModulation:
+        """What sigma 0 does to the video expert: a constant of the weights, which exported graphs hold as such."""
+        return self.experts["video"].modulate(_per_token(clean))
 
     def step_tables(self, sigma: Float[Tensor, "B ..."], sigma_next: Float[Tensor, "B ..."]) -> StepTables:
         """Noise levels of one Euler step of the action chunk → what ``denoise`` needs of them."""
@@ -134,8 +146,8 @@ class WorldActionModel(nn.Module):
         return StepTables(modulation, step_gain(_per_token(sigma), _per_token(sigma_next), self._prediction)[..., None])
 
     def denoise(
-        self, actions: Float[Tensor, "B H A"], tables: StepTables, context: ContextCache
-    ) -> Float[Tensor, "B H A"]:
+        self, actions: Float[Tensor, "*B H A"], tables: StepTables, context: ContextCache
+    ) -> Float[Tensor, "*B H A"]:
         """One Euler step of the action chunk; a token whose two levels are equal stays as it is."""
         raw = self._predict_actions(actions, tables.modulation, context)
         away = actions - raw if self._prediction == "x" else raw
@@ -176,9 +188,9 @@ class WorldActionModel(nn.Module):
         groups = {Group.VIDEO: self._enter_video(video, sigma)}
         return self._run(groups, {Group.FRAME: context.frame}, {"video": video_cross}, Question.POLICY).out[Group.VIDEO]
 
-    def cross_kv(self, proprio: Float[Tensor, "B A"], prompt: PromptCache) -> dict[str, LayersKV]:
+    def cross_kv(self, proprio: Float[Tensor, "*B A"], prompt: PromptCache) -> dict[str, LayersKV]:
         """Appends the proprio token to the instruction's keys and values: (B, h, T + 1, d) per expert and layer."""
-        token = self.proprio_in(proprio)[:, None]  # (B, 1, text_width)
+        token = self.proprio_in(proprio)[..., None, :]  # (B, 1, text_width)
         prompts = {"video": prompt.video, "action": prompt.action}
         return {
             name: tuple(
@@ -263,8 +275,7 @@ class WorldActionModel(nn.Module):
         return self._run(groups, cached, cross, Question.POLICY).out[Group.ACTION]
 
     def _enter_frame(self, tokens: Tensor) -> "_Stream":
-        clean = torch.zeros(tokens.shape[0], device=tokens.device, dtype=tokens.dtype)
-        modulation = self.experts["video"].modulate(_per_token(clean))
+        modulation = self.clean_modulation(tokens.new_zeros(len(tokens)))
         return self._enter("video", tokens, modulation, self.video_positions, "now")
 
     def _enter_video(self, tokens: Tensor, sigma: Tensor) -> "_Stream":

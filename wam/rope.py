@@ -29,7 +29,7 @@ class Rope(NamedTuple):
     turn: Float[Tensor, "d d"]  # x @ turn is (−x1, x0, −x3, x2, …)
 
 
-def apply_rope(x: Float[Tensor, "B h N d"], rope: Rope) -> Float[Tensor, "B h N d"]:
+def apply_rope(x: Float[Tensor, "*B h N d"], rope: Rope) -> Float[Tensor, "*B h N d"]:
     """Rotates each neighbouring pair of channels by its token's angle."""
     return x * rope.cos + (x @ rope.turn) * rope.sin
 

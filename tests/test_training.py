@@ -26,7 +26,7 @@ from wam.training_data import prepare
 
 def config(dataset: Path, out: Path, **changes) -> TrainConfig:
     options = {"preset": "micro", "steps": 8, "batch_size": 4, "warmup_steps": 2, "save_every": 4, "validate_every": 8}
-    return TrainConfig(dataset=dataset, out=out, threads=1, **{**options, **changes})
+    return TrainConfig(dataset=(dataset,), out=out, threads=1, **{**options, **changes})
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ still trains.
 Shape legend: M frames of all episodes, E episodes, K cameras, A action width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,19 @@ import numpy as np
 
 from wam.dataset_check import check_dataset
 from wam.errors import DatasetError
+from wam.joined_frames import JoinedFrames
 from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_STATE, image_key
 from wam.transforms import resize_image
 
-__all__ = ["Episodes", "load_episodes"]
+__all__ = ["Episodes", "join_episodes", "load_episodes"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
     """All frames of a dataset, in recording order."""
 
-    frames: np.ndarray  # (M, K, height, width, 3) uint8 RGB at the model's size
+    frames: np.ndarray | JoinedFrames  # (M, K, height, width, 3) uint8 RGB at the model's size
     proprio: np.ndarray  # (M, A) float32 measured positions
     action: np.ndarray  # (M, A) float32 absolute targets
     task_index: np.ndarray  # (M,) int64 into tasks
@@ -93,6 +94,30 @@ def load_episodes(
         tasks=tuple(dataset.meta.tasks.sort_values("task_index").index),
         start=start,
         length=length,
+    )
+
+
+def join_episodes(parts: Sequence[Episodes]) -> Episodes:
+    """Puts the episodes of several datasets behind one another.
+
+    Args:
+        parts: Datasets of one robot, decoded at one size.
+
+    Returns:
+        All episodes; instructions that several datasets share become one. A single part is returned as it is.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    tasks = tuple(dict.fromkeys(task for part in parts for task in part.tasks))
+    offsets = np.cumsum([0, *(len(part.proprio) for part in parts[:-1])])
+    return Episodes(
+        frames=JoinedFrames([part.frames for part in parts]),
+        proprio=np.concatenate([part.proprio for part in parts]),
+        action=np.concatenate([part.action for part in parts]),
+        task_index=np.concatenate([np.array([tasks.index(t) for t in p.tasks])[p.task_index] for p in parts]),
+        tasks=tasks,
+        start=np.concatenate([part.start + offset for part, offset in zip(parts, offsets, strict=True)]),
+        length=np.concatenate([part.length for part in parts]),
     )
 
 

@@ -18,7 +18,7 @@ __all__ = ["TrainConfig"]
 class TrainConfig:
     """Train a world-action model on a LeRobot dataset. The same command goes on after an interruption."""
 
-    dataset: Path  # folder of a LeRobot v3 dataset (`wam collect` makes one)
+    dataset: tuple[Path, ...]  # folders of LeRobot v3 datasets (`wam collect` makes one); several are joined
     out: Path  # run folder: checkpoints/, metrics.jsonl, tensorboard/
     robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
     preset: str = "tiny"  # model preset
@@ -44,6 +44,8 @@ class TrainConfig:
     threads: int = 0  # CPU threads; 0: two, or fewer if torch has fewer: on tiny even the second gains only a tenth
 
     def __post_init__(self) -> None:
+        if not self.dataset:
+            raise ConfigError("dataset names no folder: give at least one LeRobot v3 dataset.")
         for name in ("steps", "batch_size", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")

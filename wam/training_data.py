@@ -8,7 +8,7 @@ import numpy as np
 
 from wam.batches import FrameSampler
 from wam.config import ModelConfig, preset
-from wam.dataset import Episodes, load_episodes
+from wam.dataset import Episodes, join_episodes, load_episodes
 from wam.dataset_meta import read_meta
 from wam.errors import DatasetError
 from wam.normalise import Normaliser
@@ -52,13 +52,14 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
     robot = _robot(config)
     model_config = dataclasses.replace(preset(config.preset, robot), action_prediction=config.action_prediction)
     height, width = model_config.image_size_px
-    episodes = load_episodes(
-        config.dataset,
-        robot,
-        model_config.image_size_px,
-        cache=config.out / "cache" / f"frames_{height}x{width}.u8",
-        progress=progress,
-    )
+    caches = [
+        config.out / "cache" / f"frames_{height}x{width}{f'_{i}' if i else ''}.u8" for i in range(len(config.dataset))
+    ]
+    parts = [
+        load_episodes(root, robot, model_config.image_size_px, cache=cache, progress=progress)
+        for root, cache in zip(config.dataset, caches, strict=True)
+    ]
+    episodes = join_episodes(parts)
     training, held_out = _split(len(episodes.length), config)
     return TrainingData(
         robot=robot,
@@ -73,10 +74,11 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
 def _robot(config: TrainConfig) -> RobotSpec:
     if config.robot:
         return load_robot(config.robot)
-    meta = read_meta(config.dataset)
+    first = config.dataset[0]
+    meta = read_meta(first)
     if meta is None:
         raise DatasetError(
-            f"dataset {config.dataset} is missing, or does not say which robot it is of (no meta/wam.json): record one "
+            f"dataset {first} is missing, or does not say which robot it is of (no meta/wam.json): record one "
             "with `wam collect`, correct the path, or name the robot file with --robot when another tool recorded it."
         )
     return meta.robot
@@ -85,7 +87,8 @@ def _robot(config: TrainConfig) -> RobotSpec:
 def _split(count: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
     if count < 2:
         raise DatasetError(
-            f"dataset {config.dataset} has {count} episode(s): training and validation need one each; record more."
+            f"dataset {', '.join(map(str, config.dataset))} has {count} episode(s): training and validation need one "
+            "each; record more."
         )
     order = np.random.default_rng(config.seed).permutation(count)
     held_out = min(count - 1, max(1, round(count * config.validation_share)))

@@ -130,9 +130,9 @@ def _run(elements: list[Element], state: _State) -> None:
         if element.tag == "arg":
             _declare(element, state)
         elif element.tag == "let":
-            state.variables[element.attributes["name"]] = _expand(element, "value", state.scope)
+            state.variables[_expand(element, "name", state.scope)] = _expand(element, "value", state.scope)
         elif element.tag == "set_env":
-            state.environment[element.attributes["name"]] = _expand(element, "value", state.scope)
+            state.environment[_expand(element, "name", state.scope)] = _expand(element, "value", state.scope)
         elif element.tag == "group":
             _run_group(element, state)
         elif element.tag == "include":

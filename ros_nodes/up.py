@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from ros_nodes.distribution import distribution
 from ros_nodes.launch_plan import Argument, ParameterFile, ProcessPlan, declared_arguments, plan
 from ros_nodes.launch_reader import LaunchError
 from ros_nodes.launch_supervisor import Supervisor, console
@@ -29,12 +30,14 @@ SUFFIX = ".launch.xml"
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of ``python -m ros_nodes.up``."""
     options = _parser().parse_intermixed_args(argv)
+    # Wheels do not name the distribution, a sourced installation does.
+    environment = {"ROS_DISTRO": distribution(os.environ).name, **os.environ}
     try:
         path = find_launch_file(options.file)
         if options.show_args:
-            print(arguments_text(path, declared_arguments(path, os.environ)))
+            print(arguments_text(path, declared_arguments(path, environment)))
             return 0
-        plans = plan(path, parse_arguments(options.arguments), os.environ)
+        plans = plan(path, parse_arguments(options.arguments), environment)
     except WamError as error:
         print(f"up: {error}", file=sys.stderr)
         return 2

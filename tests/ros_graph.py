@@ -75,6 +75,7 @@ class Process:
 
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self.name, self.log = name, log
+        self.signalled = False  # its end, if it has ended, is ours
         self._file: IO[bytes] = log.open("ab")
         self.popen = subprocess.Popen(
             list(command), cwd=REPOSITORY, env=environment, stdout=self._file, stderr=subprocess.STDOUT
@@ -82,6 +83,7 @@ class Process:
 
     def send(self, number: signal.Signals) -> float:
         """Sends a signal; returns the monotonic time of it."""
+        self.signalled = True
         self.popen.send_signal(number)
         return time.monotonic()
 
@@ -113,7 +115,7 @@ class Graph:
         self.processes: dict[str, Process] = {}
 
     def __enter__(self) -> "Graph":
-        import rclpy
+        import rclpy.node
         from rclpy.executors import SingleThreadedExecutor
 
         self.domain = self._stack.enter_context(private_domain())
@@ -162,10 +164,15 @@ class Graph:
 
     def until(self, done: Callable[[], Any], what: str, *, patience: float = PATIENCE) -> float:
         """Spins until something is true; returns the monotonic time, or fails with the processes' output."""
-        if not self._spin_while(lambda: not done(), patience):
+        begun = time.monotonic()
+        if not self._spin_while(lambda: not (done() or self._dead()), patience) or self._dead():
             logs = "\n".join(f"--- {p.name} ({p.popen.poll()})\n{p.output()[-3000:]}" for p in self.processes.values())
-            raise AssertionError(f"waited {patience:g} s in vain until {what}\n{logs}")
+            raise AssertionError(f"waited {time.monotonic() - begun:.1f} s in vain until {what}\n{logs}")
         return time.monotonic()
+
+    def _dead(self) -> list[str]:
+        """Processes that ended by themselves."""
+        return [p.name for p in self.processes.values() if p.popen.poll() is not None and not p.signalled]
 
     def call(self, service: str) -> Any:
         """Calls a Trigger service and returns its response."""

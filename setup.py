@@ -37,6 +37,8 @@ TRAIN = [
     "accelerate>=1.14,<2",
     "jaxtyping>=0.3",
     "lerobot[dataset]==0.6.1",
+    "mcap>=1.6",
+    "mcap-ros2-support>=0.5",
     "pyarrow>=21.0",
     "tensorboard>=2.18",
     "torch>=2.7",
@@ -50,13 +52,18 @@ ROS = [
         f"{wheel} ; {X86_LINUX}"
         for wheel in (
             "ros-rclpy[fastrtps]==7.1.6",
+            "ros-builtin-interfaces==2.0.3",
             "ros-diagnostic-msgs==5.3.6",
+            "ros-lifecycle-msgs==2.0.3",
+            "ros-rcl-interfaces==2.0.3",
+            "ros-rosgraph-msgs==2.0.3",
             "ros-sensor-msgs==5.3.6",
+            "ros-std-msgs==5.3.6",
             "ros-std-srvs==5.3.6",
             "ros-trajectory-msgs==5.3.6",
         )
     ),
-    "mcap>=1.2",
+    "mcap>=1.6",
     "psutil>=5.9",
 ]
 
@@ -68,8 +75,8 @@ TRT = [f"tensorrt-rtx>=1.7 ; {X86_LINUX}"]
 # The SO-101's servo bus, as LeRobot drives it.
 SO101 = ["lerobot[feetech]==0.6.1"]
 
-# Development needs everything that runs without a GPU. colcon's Python support ends at setuptools 80; ruckig, rosbags
-# and mcap-ros2-support are oracles of tests.
+# Development needs everything that runs without a GPU. colcon's Python support ends at setuptools 80; ruckig and
+# rosbags are oracles of tests.
 DEV = [
     "beartype>=0.20",
     "catkin_pkg>=1.0",
@@ -77,7 +84,6 @@ DEV = [
     "colcon-library-path>=0.2",
     "colcon-ros>=0.5",
     "hypothesis>=6.100",
-    "mcap-ros2-support>=0.5",
     "mypy>=1.15",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
@@ -101,6 +107,15 @@ EXTRAS = {
     "dev": [*SIM, *TRAIN, *EXPORT, *ROS, *SO101, *TRT, *WAN, *DEV],
 }
 
+# Executables of `ros2 run world_action_model <name>` and of the launch files.
+NODES = [
+    "arm = ros_nodes.arm_node:main",
+    "camera = ros_nodes.camera_node:main",
+    "guard = ros_nodes.guard_node:main",
+    "policy = ros_nodes.policy_node:main",
+    "recorder = ros_nodes.recorder_node:main",
+]
+
 setup(
     name=PACKAGE,
     version="0.1.0",
@@ -120,6 +135,6 @@ setup(
     ],
     install_requires=BASE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["wam = wam.cli:main"]},
+    entry_points={"console_scripts": ["wam = wam.cli:main", *NODES]},
     zip_safe=False,  # robot files and templates are read from the folder
 )

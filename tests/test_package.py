@@ -26,7 +26,7 @@ PACKAGE = "world_action_model"
 ROOTS = ("wam", "policy", "sim", "calibration", "ros_nodes")
 
 # Name on the package index -> importable name, where they differ.
-IMPORT_NAMES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+IMPORT_NAMES = {"mcap-ros2-support": "mcap_ros2", "opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
 # Declared although no module of ours names them in an import statement.
 USED_INDIRECTLY = {
     "tensorboard": "torch.utils.tensorboard needs it",

@@ -49,6 +49,8 @@ OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "jinja2": "sim",
     "lerobot": "train",
     "matplotlib": "sim",
+    "mcap": "train",
+    "mcap_ros2": "train",
     "metaworld": "metaworld",
     "mujoco": "sim",
     "onnx": "export",

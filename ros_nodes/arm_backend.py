@@ -1,19 +1,21 @@
 """What an arm is to the node that speaks for it: measured joints out, setpoints in, and what only some arms can do.
 
-``arm_node`` drives one backend from a single thread and owns every topic; a backend knows devices or physics and no
-ROS. It never decides what is safe: setpoints come from the guard, which has limited them already. When the guard falls
-silent the node stops calling ``command`` and the arm holds its last setpoint.
+``arm_node`` drives one backend from a single thread and owns the topics; a backend knows devices or physics. Each lives
+in ``ros_nodes/arm_<name>.py`` with a function ``open_arm(node, robot, parameters) -> ArmBackend``; its parameters are
+fields of ``ArmParameters``. A backend never decides what is safe: setpoints come from the guard, which has limited them
+already. When the guard falls silent the node stops calling ``command`` and the arm holds its last setpoint.
 
 Shape legend: A action width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ros_nodes.diagnostics import Health
+from wam.calibration_spec import LensSpec
 
 __all__ = ["ArmBackend", "ArmState", "CameraFrame", "EpisodeStatus", "SimulatedArm"]
 
@@ -89,11 +91,14 @@ class ArmBackend(Protocol):
 class SimulatedArm(Protocol):
     """What a simulated arm can do besides."""
 
+    notify: Callable[[], None]  # set by the node; called from any thread when a frame is ready
+    lenses: Mapping[str, LensSpec]  # of every camera of the robot file
+
     def frames(self) -> list[CameraFrame]:
         """Frames drawn since the last call, oldest first."""
 
-    def next_episode(self, seed: int | None) -> EpisodeStatus:
-        """Begins a new scene; None takes the seed after the last one."""
+    def next_episode(self) -> EpisodeStatus:
+        """Begins a new scene with the next seed; the arm is back at its start at once."""
 
     def episode(self) -> EpisodeStatus:
         """How the episode stands."""

@@ -34,7 +34,7 @@ __all__ = [
     "trajectory_command",
 ]
 
-_FRAME_ID = re.compile(r"wam/([0-9A-Za-z_.-]+)/([0-9]+)")
+_FRAME_ID = re.compile(r"wam/([0-9]+)/([0-9]+)")
 _NANO = 1_000_000_000
 
 
@@ -68,12 +68,12 @@ def joint_state(names: Sequence[str], positions: np.ndarray, stamp: Time) -> Joi
     return message
 
 
-def chunk_frame_id(epoch: str, sequence: int) -> str:
+def chunk_frame_id(epoch: int, sequence: int) -> str:
     """Returns the ``frame_id`` that says who planned a chunk and as how many-eth."""
     return f"wam/{epoch}/{sequence}"
 
 
-def parse_chunk_frame_id(frame_id: str) -> tuple[str, int]:
+def parse_chunk_frame_id(frame_id: str) -> tuple[int, int]:
     """Inverse of ``chunk_frame_id``.
 
     Raises:
@@ -85,10 +85,10 @@ def parse_chunk_frame_id(frame_id: str) -> tuple[str, int]:
             f"chunk has frame_id '{frame_id}' but must have 'wam/<epoch>/<sequence>': only a policy node may publish "
             "chunks, and its epoch tells a restarted one from a late message."
         )
-    return found.group(1), int(found.group(2))
+    return int(found.group(1)), int(found.group(2))
 
 
-def chunk_trajectory(chunk: ActionChunk, names: Sequence[str], epoch: str, sequence: int) -> JointTrajectory:
+def chunk_trajectory(chunk: ActionChunk, names: Sequence[str], epoch: int, sequence: int) -> JointTrajectory:
     """Builds the message of an action chunk; its stamp is that of the observation it was planned from."""
     message = JointTrajectory(joint_names=list(names))
     message.header.stamp = to_time(chunk.stamp)

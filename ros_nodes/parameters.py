@@ -148,7 +148,7 @@ def _descriptor(info: ParameterInfo) -> ParameterDescriptor:
     low, high = _bounds(info)
     if info.kind is float:
         most = sys.float_info.max
-        span = FloatingPointRange(from_value=max(low, -most), to_value=min(high, most))
+        span = FloatingPointRange(from_value=float(max(low, -most)), to_value=float(min(high, most)))
         descriptor.floating_point_range = [span]
     elif info.kind is int:
         most = 2**63 - 1

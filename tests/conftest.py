@@ -16,6 +16,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
     os.environ[_variable] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # off by default since Jazzy; messages check types and ranges with it
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -77,6 +78,19 @@ def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
 
     with private_domain() as domain:
         yield ros_environment(domain, tmp_path_factory.mktemp("ros_log"))
+
+
+@pytest.fixture(scope="session")
+def micro_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of robot sim6 with random weights of the smallest model; read only."""
+    from wam.export import export_bundle
+    from wam.robot import load_robot
+    from wam.untrained import save_untrained_checkpoint
+
+    folder = tmp_path_factory.mktemp("micro_bundle")
+    checkpoint = save_untrained_checkpoint(folder / "run", load_robot("sim6"), preset_name="micro")
+    export_bundle(checkpoint, folder / "bundle")
+    return folder / "bundle"
 
 
 @pytest.fixture(scope="session")

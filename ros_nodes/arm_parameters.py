@@ -1,0 +1,40 @@
+"""Parameters of the arm node, those of its backends included."""
+
+from dataclasses import dataclass, field
+
+from ros_nodes.parameters import param
+
+__all__ = ["ArmParameters"]
+
+BACKENDS = ("mujoco", "so101", "external")
+INTERFACES = ("", "forward", "trajectory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmParameters:
+    """What an arm node is started with."""
+
+    robot: str = field(metadata=param("name or path of the robot file"))
+    backend: str = field(default="mujoco", metadata=param("which arm it is", choices=BACKENDS))
+    interface: str = field(
+        default="", metadata=param("command interface; empty takes the robot file's", choices=INTERFACES)
+    )
+    state_rate_hz: float = field(
+        default=100.0, metadata=param("joint states per second of robot time", unit="Hz", low=10, high=1000)
+    )
+    command_timeout_s: float = field(
+        default=0.5, metadata=param("silence on the command topic that is reported", unit="s", low=0.05, high=60)
+    )
+    # mujoco
+    task: str = field(default="reach", metadata=param("mujoco: simulated task, one of `wam evaluate`'s"))
+    first_seed: int = field(default=0, metadata=param("mujoco: seed of the first scene; later ones count up", low=0))
+    distractors: int = field(default=0, metadata=param("mujoco: cubes of other colours", low=0, high=4))
+    speed: float = field(
+        default=1.0, metadata=param("mujoco: robot time per wall-clock time; needs publish_clock", low=0.05, high=4.0)
+    )
+    publish_clock: bool = field(
+        default=False, metadata=param("mujoco: publish /clock, for nodes started with use_sim_time")
+    )
+    announce_task: bool = field(
+        default=False, metadata=param("mujoco: publish each scene's instruction on policy/task")
+    )

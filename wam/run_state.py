@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wam.checkpoint import find_checkpoint, load_training_state, save_checkpoint
 from wam.errors import CheckpointError
 from wam.model import WorldActionModel
+from wam.stages import STAGES
 from wam.train_config import TrainConfig
 from wam.training_data import TrainingData
 
@@ -26,6 +27,7 @@ class RunState:
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
     step: int
+    teacher: WorldActionModel | None = None  # the frozen checkpoint that the run started from
 
 
 def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> RunState:
@@ -41,13 +43,22 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
         found = find_checkpoint(config.out)
     except CheckpointError:
         found = None
-        model.tokenizer.fit(torch.from_numpy(data.tokenizer_images()))
+        if data.base is None:
+            model.tokenizer.fit(torch.from_numpy(data.tokenizer_images()))
+        else:
+            model.load_state_dict(data.base.model.state_dict())
     model.to(device)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(STAGES[config.stage].trains(name))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=config.weight_decay
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        betas=BETAS,
+        weight_decay=config.weight_decay,
     )
-    run = RunState(model, averaged, optimizer, 0)
+    teacher = None if data.base is None else data.base.model.to(device)
+    run = RunState(model, averaged, optimizer, 0, teacher)
     if found is not None:
         _resume(config, run, found)
     return run

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wam.batches import make_batch
 from wam.checkpoint import find_checkpoint
 from wam.errors import ConfigError
-from wam.losses import training_losses
 from wam.metrics import MetricsWriter
 from wam.run_state import RunState, save_run, start_run
+from wam.stages import STAGES
 from wam.train_config import TrainConfig
 from wam.training_data import TrainingData, prepare
 from wam.validation import validate
@@ -70,6 +70,7 @@ class _Loop:
         self, config: TrainConfig, data: TrainingData, run: RunState, device: torch.device, bar: Progress
     ) -> None:
         self.config, self.data, self.run, self.device, self.bar = config, data, run, device, bar
+        self.stage = STAGES[config.stage]
         self.stop = False
         self.validation_batch = make_batch(
             data.episodes, data.validation.spread(VALIDATION_FRAMES), data.model_config, data.transforms
@@ -84,9 +85,7 @@ class _Loop:
             while self.run.step < self.config.steps and not self.stop:
                 record = self._step()
                 if self._due(self.config.validate_every):
-                    record |= validate(
-                        self.run.averaged.module, self.validation_batch, self.config.loss, self.data.transforms
-                    )
+                    record |= self._validate()
                 metrics.write(self.run.step, record)
                 if self._due(self.config.save_every):
                     save_run(self.config, self.data, self.run)
@@ -103,6 +102,10 @@ class _Loop:
     def _due(self, every: int) -> bool:
         return self.run.step % every == 0 or self.run.step == self.config.steps
 
+    def _validate(self) -> dict[str, float]:
+        averaged, teacher = self.run.averaged.module, self.run.teacher
+        return validate(averaged, teacher, self.validation_batch, self.stage, self.config.loss, self.data.transforms)
+
     def _step(self) -> dict[str, float]:
         started = time.perf_counter()
         run, config, data = self.run, self.config, self.data
@@ -112,7 +115,7 @@ class _Loop:
         rate = learning_rate(run.step, config)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        losses = training_losses(run.model, batch, config.loss, generator)
+        losses = self.stage.losses(run.model, run.teacher, batch, config.loss, generator)
         run.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm))

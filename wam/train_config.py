@@ -9,6 +9,7 @@ from typing import Any
 from wam.errors import ConfigError, unknown_name
 from wam.losses import LossConfig
 from wam.normalise import MODES
+from wam.stages import STAGES
 from wam.transforms import ACTION_SPACES
 
 __all__ = ["TrainConfig"]
@@ -21,7 +22,9 @@ class TrainConfig:
     dataset: tuple[Path, ...]  # folders of LeRobot v3 datasets (`wam collect` makes one); several are joined
     out: Path  # run folder: checkpoints/, metrics.jsonl, tensorboard/
     robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
-    preset: str = "tiny"  # model preset
+    stage: str = "full"  # full: everything; distill: the action expert learns to need one step, starting from --init
+    init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
+    preset: str = "tiny"  # model preset; with --init that of the checkpoint
     steps: int = 1500  # optimiser steps
     batch_size: int = 32  # observations per step
     learning_rate: float = 3e-3  # peak of the cosine schedule; 1e-3 was clearly worse on this size
@@ -49,6 +52,12 @@ class TrainConfig:
         for name in ("steps", "batch_size", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
+        if self.stage not in STAGES:
+            raise ConfigError(unknown_name("stage", self.stage, STAGES))
+        if STAGES[self.stage].needs_init and self.init is None:
+            raise ConfigError(
+                f"stage '{self.stage}' goes on from a trained model: name its run or checkpoint with --init."
+            )
         if self.action_space not in ACTION_SPACES:
             raise ConfigError(unknown_name("action space", self.action_space, ACTION_SPACES))
         if self.normalisation not in MODES:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wam.batches import FrameSampler
+from wam.checkpoint import Checkpoint, load_checkpoint
 from wam.config import ModelConfig, preset
 from wam.dataset import Episodes, join_episodes, load_episodes
 from wam.dataset_meta import read_meta
@@ -31,6 +32,7 @@ class TrainingData:
     transforms: Transforms
     training: FrameSampler
     validation: FrameSampler
+    base: Checkpoint | None = None  # what the run starts from, if not from scratch
 
     def tokenizer_images(self) -> np.ndarray:
         """(M', K, height, width, 3) uint8 images spread over the training episodes."""
@@ -48,9 +50,11 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         DatasetError: The dataset is missing, damaged, too small or does not fit the robot.
         RobotSpecError: Unknown robot.
         ConfigError: Unknown preset.
+        CheckpointError: The checkpoint to start from cannot be read or is of another robot.
     """
     robot = _robot(config)
-    model_config = dataclasses.replace(preset(config.preset, robot), action_prediction=config.action_prediction)
+    base = None if config.init is None else load_checkpoint(config.init, robot=robot)
+    model_config = _model_config(config, robot) if base is None else base.config
     height, width = model_config.image_size_px
     caches = [
         config.out / "cache" / f"frames_{height}x{width}{f'_{i}' if i else ''}.u8" for i in range(len(config.dataset))
@@ -65,10 +69,15 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         robot=robot,
         model_config=model_config,
         episodes=episodes,
-        transforms=_fit_transforms(config, model_config, episodes, training, robot),
+        transforms=base.transforms if base else _fit_transforms(config, model_config, episodes, training, robot),
         training=_sampler(config, episodes, training),
         validation=_sampler(config, episodes, held_out),
+        base=base,
     )
+
+
+def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
+    return dataclasses.replace(preset(config.preset, robot), action_prediction=config.action_prediction)
 
 
 def _robot(config: TrainConfig) -> RobotSpec:

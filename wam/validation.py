@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from wam.batches import Batch
-from wam.losses import LossConfig, training_losses
+from wam.losses import LossConfig
 from wam.model import WorldActionModel
 from wam.sampling import sample_actions
+from wam.stages import Stage
 from wam.transforms import Transforms
 
 __all__ = ["validate"]
@@ -19,16 +20,31 @@ VALIDATION_SEED = 7  # of the noise; fixed, so validations of one run can be com
 
 
 @torch.no_grad()
-def validate(model: WorldActionModel, batch: Batch, loss: LossConfig, transforms: Transforms) -> dict[str, float]:
+def validate(
+    model: WorldActionModel,
+    teacher: WorldActionModel | None,
+    batch: Batch,
+    stage: Stage,
+    loss: LossConfig,
+    transforms: Transforms,
+) -> dict[str, float]:
     """Measures a model on one fixed batch.
 
+    Args:
+        model: The averaged weights.
+        teacher: The frozen checkpoint that the run started from, if any.
+        batch: Held-out observations and actions.
+        stage: What is trained; gives the losses.
+        loss: Its weights and noise levels.
+        transforms: To turn errors into radians.
+
     Returns:
-        ``val_loss``, ``val_action``, ``val_video``: the training losses; ``val_chunk_error``: mean absolute error of a
+        ``val_loss``, ``val_action`` and so on: the stage's losses; ``val_chunk_error``: mean absolute error of a
         sampled chunk, normalised; ``val_joint_error_rad``: the same over the joints [rad], without the gripper.
     """
     device = next(model.parameters()).device
     batch = batch.to(device)
-    losses = training_losses(model, batch, loss, torch.Generator().manual_seed(VALIDATION_SEED))
+    losses = stage.losses(model, teacher, batch, loss, torch.Generator().manual_seed(VALIDATION_SEED))
     cross = model.cross_kv(batch.proprio, model.encode_prompt(batch.token_ids))
     context = model.encode_context_tokens(model.tokenizer.encode(batch.images), cross)
     generator = torch.Generator().manual_seed(VALIDATION_SEED)

@@ -1,0 +1,55 @@
+"""Training stages: what is learned, and which weights may change.
+
+``full`` trains everything. ``distill`` starts from a checkpoint (``--init``) and changes the action expert only, so a
+chunk takes one denoising step. A stage is one entry in ``STAGES``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wam.batches import Batch
+from wam.distill import distillation_losses
+from wam.losses import LossConfig, training_losses
+from wam.model import WorldActionModel
+
+__all__ = ["STAGES", "Stage"]
+
+Losses = Callable[[WorldActionModel, WorldActionModel | None, Batch, LossConfig, torch.Generator], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One kind of training."""
+
+    losses: Losses  # (model, frozen starting checkpoint or None, batch, config, generator) -> scalars, with "loss"
+    trains: Callable[[str], bool]  # name of a parameter -> whether it may change
+    needs_init: bool  # the stage starts from a checkpoint
+
+
+def _full(
+    model: WorldActionModel,
+    teacher: WorldActionModel | None,
+    batch: Batch,
+    config: LossConfig,
+    generator: torch.Generator,
+) -> Mapping[str, Tensor]:
+    del teacher
+    return training_losses(model, batch, config, generator)
+
+
+def _all(name: str) -> bool:
+    del name
+    return True
+
+
+def _action_expert(name: str) -> bool:
+    return name.startswith("experts.action.") or name == "action_positions"
+
+
+STAGES: Mapping[str, Stage] = {
+    "full": Stage(losses=_full, trains=_all, needs_init=False),
+    "distill": Stage(losses=distillation_losses, trains=_action_expert, needs_init=True),
+}

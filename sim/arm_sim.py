@@ -10,7 +10,7 @@ import numpy as np
 from sim.errors import SimError
 from sim.gl import mujoco, open_renderer
 from sim.kinematics import heading
-from sim.layout import Layout, sample_layout
+from sim.layout import Layout, name_cube, sample_layout
 from sim.scene import build_model, cube_name, place_layout
 from sim.tasks import HOLD_SECONDS, SceneState, get_task
 from wam.errors import unknown_name
@@ -52,6 +52,7 @@ class ArmSim:
         control_rate_hz: float | None = None,
         physics_dt: float | None = None,
         distractors: int = 0,
+        named: int = 0,
     ) -> None:
         """Builds the scene.
 
@@ -61,11 +62,20 @@ class ArmSim:
             control_rate_hz: Rate of commands [Hz]; the robot's own when None.
             physics_dt: Physics time step [s]; chosen by ``choose_physics_dt`` when None. Must divide the control step.
             distractors: Number of cubes of other colours beside the named one.
+            named: Which cube of a seed's scene the instruction names; above 0 the scene stays and the wish changes.
 
         Raises:
-            SimError: Unknown task, no model of this robot, or a physics step that does not divide the control step.
+            SimError: Unknown task, no model of this robot, a physics step that does not divide the control step, or
+                no such cube.
         """
         self.task = get_task(task)
+        self._named = named
+        if named and self.task.others is not None:
+            raise SimError(
+                f"task '{task}' cannot name another cube: its distractors start where it cannot be solved; use named 0."
+            )
+        if not 0 <= named <= distractors:
+            raise SimError(f"named is {named} but must lie in 0 to the number of distractors, {distractors}.")
         self.robot = robot
         rate = robot.control_rate_hz if control_rate_hz is None else float(control_rate_hz)
         if not (np.isfinite(rate) and rate > 0):
@@ -107,7 +117,7 @@ class ArmSim:
 
     def reset(self, seed: int) -> None:
         """Starts a new episode; the same seed gives the same scene and the same pixels."""
-        self.layout: Layout = sample_layout(
+        scene = sample_layout(
             np.random.default_rng(seed),
             cubes=self.task.cubes,
             others=self.task.others or self.task.cubes,
@@ -116,6 +126,7 @@ class ArmSim:
             distractors=self._distractors,
             n_joints=len(self.robot.joints),
         )
+        self.layout: Layout = name_cube(scene, self._named)
         self.instruction = self.task.instruct(self.layout)
         mujoco.mj_resetDataKeyframe(self.model, self.data, self.model.key("home").id)
         place_layout(self.model, self.data, self.layout)

@@ -4,13 +4,24 @@ Pure numpy. World frame: the arm's base at the origin, x forward over the table,
 z = 0. A layout is all that is random in a scene; the same generator state gives the same layout.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim.errors import SimError
 
-__all__ = ["BIN_HALF", "COLOURS", "CUBE_HALF", "MAX_DISTRACTORS", "Cube", "Layout", "Region", "sample_layout"]
+__all__ = [
+    "BIN_HALF",
+    "COLOURS",
+    "CUBE_HALF",
+    "MAX_DISTRACTORS",
+    "Cube",
+    "Layout",
+    "Region",
+    "name_cube",
+    "sample_layout",
+]
 
 CUBE_HALF = 0.024  # half edge of every cube [m]
 BIN_HALF = 0.06  # half outer edge of the bin [m]
@@ -108,6 +119,24 @@ def sample_layout(
         bin_colour=colours[-1] if bin_ else None,
         start_offset=start_offset,
     )
+
+
+def name_cube(layout: Layout, number: int) -> Layout:
+    """Returns the same scene with another cube named: what a counterfactual instruction asks for.
+
+    Args:
+        layout: A scene.
+        number: Which of its cubes the instruction names; 0 is the one it names already.
+
+    Raises:
+        SimError: The scene has no such cube.
+    """
+    if not 0 <= number < len(layout.cubes):
+        raise SimError(
+            f"cube {number} was to be named but the scene has {len(layout.cubes)}, counted from 0: use distractors."
+        )
+    others = tuple(cube for i, cube in enumerate(layout.cubes) if i != number)
+    return dataclasses.replace(layout, cubes=(layout.cubes[number], *others))
 
 
 def _free_spot(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim.arm_sim import ArmSim
 from sim.errors import SimError
 from sim.gl import mujoco, open_renderer
-from sim.layout import BIN_HALF, COLOURS, CUBE_HALF, MAX_DISTRACTORS, MAX_YAW, Layout, Region, sample_layout
+from sim.layout import BIN_HALF, COLOURS, CUBE_HALF, MAX_DISTRACTORS, MAX_YAW, Layout, Region, name_cube, sample_layout
 from sim.scene import build_model, cube_name
 from sim.tasks import TASKS
 from wam.robot import load_robot
@@ -153,3 +153,28 @@ def test_the_scene_starts_at_rest():
         np.testing.assert_allclose(after.cube, before.cube, atol=1e-3)
         np.testing.assert_allclose(after.tip, before.tip, atol=2e-3)
     assert sim.data.warning[mujoco.mjtWarning.mjWARN_CONTACTFULL].number == 0
+
+
+def test_naming_another_cube_changes_the_wish_and_not_the_scene():
+    usual, counterfactual = ArmSim("reach", ROBOT, distractors=1), ArmSim("reach", ROBOT, distractors=1, named=1)
+    try:
+        for sim in (usual, counterfactual):
+            sim.reset(1_000_003)
+        first, second = usual.layout.cubes
+        assert counterfactual.instruction == f"reach the {second.colour} cube" != usual.instruction
+        assert [cube.colour for cube in counterfactual.layout.cubes] == [second.colour, first.colour]
+        np.testing.assert_allclose(counterfactual.state().cube[:2], second.xy)
+        for camera in ROBOT.camera_names:
+            np.testing.assert_array_equal(usual.render(camera), counterfactual.render(camera))
+    finally:
+        usual.close()
+        counterfactual.close()
+
+
+def test_cubes_that_cannot_be_named_are_refused():
+    with pytest.raises(SimError, match="named is 1 but must lie in 0 to the number of distractors, 0"):
+        ArmSim("reach", ROBOT, named=1)
+    with pytest.raises(SimError, match="task 'push' cannot name another cube"):
+        ArmSim("push", ROBOT, distractors=1, named=1)
+    with pytest.raises(SimError, match="cube 2 was to be named but the scene has 2"):
+        name_cube(layout_of("reach", 0, 1), 2)

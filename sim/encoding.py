@@ -30,7 +30,16 @@ import numpy as np
 from sim.errors import SimError
 from wam.errors import unknown_name
 
-__all__ = ["CODECS", "VideoCodec", "encode_video", "get_codec", "image_statistics", "join_videos"]
+__all__ = [
+    "CODECS",
+    "PixelStatistics",
+    "VideoCodec",
+    "VideoEncoder",
+    "encode_video",
+    "get_codec",
+    "image_statistics",
+    "join_videos",
+]
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}  # those LeRobot keeps
 
@@ -64,8 +73,44 @@ def get_codec(name: str) -> VideoCodec:
     return CODECS[name]
 
 
+class VideoEncoder:
+    """Encodes one camera of one episode, frame by frame, in memory: a full disk shows when the bytes are written.
+
+    Args:
+        fps: Frames per second.
+        codec: Encoder settings.
+    """
+
+    def __init__(self, fps: int, codec: VideoCodec) -> None:
+        import av
+
+        self._fps, self._codec, self._frames = fps, codec, 0
+        self._buffer = io.BytesIO()
+        self._container = av.open(self._buffer, "w", format="mp4")
+        self._stream: Any = self._container.add_stream(codec.vcodec, fps, options=codec.options())
+        self._stream.pix_fmt = codec.pix_fmt
+        self._stream.time_base = Fraction(1, fps)
+
+    def add(self, rgb_hwc_u8: np.ndarray) -> None:
+        """Appends a frame, (height, width, 3); all have the size of the first."""
+        import av
+
+        if self._frames == 0:
+            self._stream.height, self._stream.width = rgb_hwc_u8.shape[:2]
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb_hwc_u8), format="rgb24")
+        frame.pts, frame.time_base = self._frames, Fraction(1, self._fps)
+        self._container.mux(self._stream.encode(frame))
+        self._frames += 1
+
+    def finish(self) -> bytes:
+        """Returns a complete mp4 file of at least one frame."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._buffer.getvalue()
+
+
 def encode_video(frames: np.ndarray, fps: int, codec: VideoCodec) -> bytes:
-    """Encodes one episode of one camera in memory, so that a full disk shows when the bytes are written.
+    """Encodes one episode of one camera.
 
     Args:
         frames: (T, height, width, 3) rgb_hwc_u8.
@@ -75,20 +120,10 @@ def encode_video(frames: np.ndarray, fps: int, codec: VideoCodec) -> bytes:
     Returns:
         A complete mp4 file.
     """
-    import av
-
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream: Any = container.add_stream(codec.vcodec, fps, options=codec.options())
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = codec.pix_fmt
-        stream.time_base = Fraction(1, fps)
-        for index, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
+    encoder = VideoEncoder(fps, codec)
+    for image in frames:
+        encoder.add(image)
+    return encoder.finish()
 
 
 def join_videos(parts: Sequence[Path], out: Path, fps: int) -> None:
@@ -123,28 +158,39 @@ def join_videos(parts: Sequence[Path], out: Path, fps: int) -> None:
                     count += 1
 
 
+class PixelStatistics:
+    """Per-channel statistics of all pixels of an episode, exact because there are only 256 values."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((3, 256), dtype=np.int64)
+        self._frames = 0
+
+    def add(self, frames: np.ndarray) -> None:
+        """Counts the pixels of (..., height, width, 3) rgb_hwc_u8: one frame or many."""
+        pixels = frames.reshape(-1, 3)
+        self._counts += np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])  # (3, 256)
+        self._frames += 1 if frames.ndim == 3 else len(frames)
+
+    def result(self) -> dict[str, list[float]]:
+        """Returns ``min max mean std q01 q10 q50 q90 q99`` as three numbers in [0, 255] each, and ``count``, frames."""
+        levels = np.arange(256)
+        share = self._counts / self._counts.sum(axis=1, keepdims=True)
+        mean = share @ levels
+        cumulative = np.cumsum(share, axis=1)
+        statistics = {
+            "min": [int(np.flatnonzero(row)[0]) for row in self._counts],
+            "max": [int(np.flatnonzero(row)[-1]) for row in self._counts],
+            "mean": mean.tolist(),
+            "std": np.sqrt(np.maximum(0.0, share @ levels**2 - mean**2)).tolist(),
+        }
+        for name, quantile in QUANTILES.items():
+            # A hair below the quantile, so that the last level is found in spite of rounding in the sum.
+            statistics[name] = [int(np.searchsorted(row, quantile - 1e-12)) for row in cumulative]
+        return {**statistics, "count": [self._frames]}
+
+
 def image_statistics(frames: np.ndarray) -> dict[str, list[float]]:
-    """Per-channel statistics of all pixels of an episode, exact because there are only 256 values.
-
-    Args:
-        frames: (T, height, width, 3) rgb_hwc_u8.
-
-    Returns:
-        ``min max mean std q01 q10 q50 q90 q99`` as three numbers in [0, 255] each, and ``count``, the number of frames.
-    """
-    pixels = frames.reshape(-1, 3)
-    counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])  # (3, 256)
-    levels = np.arange(256)
-    share = counts / counts.sum(axis=1, keepdims=True)
-    mean = share @ levels
-    cumulative = np.cumsum(share, axis=1)
-    statistics = {
-        "min": [int(np.flatnonzero(row)[0]) for row in counts],
-        "max": [int(np.flatnonzero(row)[-1]) for row in counts],
-        "mean": mean.tolist(),
-        "std": np.sqrt(np.maximum(0.0, share @ levels**2 - mean**2)).tolist(),
-    }
-    for name, quantile in QUANTILES.items():
-        # A hair below the quantile, so that the last level is found in spite of rounding in the sum.
-        statistics[name] = [int(np.searchsorted(row, quantile - 1e-12)) for row in cumulative]
-    return {**statistics, "count": [len(frames)]}
+    """Statistics of (T, height, width, 3) rgb_hwc_u8; see ``PixelStatistics``."""
+    statistics = PixelStatistics()
+    statistics.add(frames)
+    return statistics.result()

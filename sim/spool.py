@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.demonstrations import Demonstration
 from sim.errors import SimError
 
 __all__ = ["EpisodeArrays", "EpisodeRecord", "Spool"]
@@ -68,21 +67,21 @@ class Spool:
         for leftover in self.root.glob(".*"):
             shutil.rmtree(leftover)
 
-    def write(self, demo: Demonstration, record: EpisodeRecord, videos: Mapping[str, bytes]) -> None:
-        """Writes one episode in one step.
+    def write(self, record: EpisodeRecord, arrays: EpisodeArrays | None, videos: Mapping[str, bytes]) -> None:
+        """Writes one episode in one step; one without arrays leaves only its record.
 
         Raises:
             OSError: The disk is full or not writable; nothing is left behind then.
         """
-        temporary = self.root / f".{demo.seed:06d}-{os.getpid()}"
+        temporary = self.root / f".{record.seed:06d}-{os.getpid()}"
         try:
             temporary.mkdir(parents=True)
-            if demo.success:
+            if arrays is not None:
                 for camera, video in videos.items():
                     (temporary / f"{camera}.mp4").write_bytes(video)
-                np.savez(temporary / ARRAYS_FILE, proprio=demo.proprio, action=demo.action, stamp=demo.stamp)
+                np.savez(temporary / ARRAYS_FILE, proprio=arrays.proprio, action=arrays.action, stamp=arrays.stamp)
             (temporary / RECORD_FILE).write_text(json.dumps(dataclasses.asdict(record)))
-            os.rename(temporary, self.folder(demo.seed))
+            os.rename(temporary, self.folder(record.seed))
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -20,7 +20,7 @@ from sim.arm_sim import ArmSim
 from sim.demonstrations import Demonstration, DemoSettings, record_demonstration
 from sim.encoding import VideoCodec, encode_video, image_statistics
 from sim.errors import SimError
-from sim.spool import EpisodeRecord, Spool
+from sim.spool import EpisodeArrays, EpisodeRecord, Spool
 
 __all__ = ["DiskFullError", "Recorder", "WorkerPool", "WorkerSetup", "is_disk_full"]
 
@@ -66,8 +66,9 @@ class Recorder:
             encoding_cpu_s=time.process_time() - simulated,
             image_statistics=statistics,
         )
+        arrays = EpisodeArrays(proprio=demo.proprio, action=demo.action, stamp=demo.stamp) if demo.success else None
         try:
-            self._setup.spool.write(demo, record, videos)
+            self._setup.spool.write(record, arrays, videos)
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFullError(f"no space left for episode {seed}") from error

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 class EpisodeMeta:
     """One episode of the dataset, in the dataset's order."""
 
-    seed: int  # everything random of the episode was drawn from it
-    success: bool  # whether the task was solved at the end
+    seed: int  # everything random of a simulated episode was drawn from it; the place in line of a recorded one
+    success: bool | None  # whether the task was solved at the end; None when nobody said
     steps: int  # control steps, equal to the episode's frames
     noise: float  # std of the joint noise on executed actions [rad]; 0 is a clean episode
 

@@ -139,13 +139,14 @@ def open_state(folder: Path, settings: Mapping[str, Any]) -> DemoState:
     return DemoState(folder, there, stages)
 
 
-def run_stages(state: DemoState, stages: Sequence[StageCommand], lock: int) -> None:
-    """Runs every stage that is not done, in order; a stage that has to run makes all later ones run again.
+def run_stages(state: DemoState, stages: Sequence[StageCommand], lock: int, *, chained: bool = True) -> None:
+    """Runs every stage that is not done, in order.
 
     Args:
         state: Of the demo.
         stages: In order.
         lock: What ``locked`` yielded.
+        chained: A stage that has to run makes all later ones run again, because they read what it made.
 
     Raises:
         InterruptedDemo: SIGINT or SIGTERM; the running stage was told to stop and has saved what it had.
@@ -157,7 +158,7 @@ def run_stages(state: DemoState, stages: Sequence[StageCommand], lock: int) -> N
         if state.is_done(stage) and not stale:
             print(f"{title}: done before, in {state.wall_seconds[stage.name]:.0f} s")
             continue
-        stale = True
+        stale = chained
         print(title, flush=True)
         _run(state, stage, lock)
 

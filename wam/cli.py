@@ -35,7 +35,9 @@ VERBS: Mapping[str, Verb] = {
     "collect": Verb(module="sim.collect", help="record scripted demonstrations as a LeRobot v3 dataset"),
     "train": Verb(module="wam.train", help="train a world-action model on a dataset"),
     "export": Verb(module="wam.export", help="turn a checkpoint into a policy bundle that runs without torch"),
+    "engine": Verb(module="policy.engine", help="build TensorRT engines from a bundle, on the machine that runs them"),
     "evaluate": Verb(module="sim.evaluate", help="judge a policy bundle in closed loop on simulated tasks"),
+    "study": Verb(module="sim.study", help="train and judge several models; one table with intervals"),
     "bench": Verb(module="sim.bench", help="measure the latency of a policy on this machine, beside other policies"),
     "doctor": Verb(module="wam.doctor", help="what this machine can do, and how to get what is missing"),
 }

@@ -1,0 +1,143 @@
+"""``wam study``: trains and judges several models and writes one table with intervals.
+
+Each study is a list of ``wam`` commands; interrupted, the same command goes on where it was. The table counts solved
+test episodes with 95 % Clopper-Pearson intervals; all cells of a column play the same seeds.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sim.commands import command_line
+from sim.demo_stages import InterruptedDemo, check_folder, locked, open_state, run_stages
+from sim.results import percent, write_json
+from sim.studies import STUDIES
+from sim.study_plan import Cell, Plan
+from wam.errors import ConfigError, unknown_name
+from wam.robot import load_robot
+
+__all__ = ["StudyConfig", "main", "markdown"]
+
+FORMAT = "wam-study/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Train and judge several models; one table. The same command goes on after an interruption."""
+
+    name: str  # language, steps or suite
+    out: Path | None = None  # folder for datasets, runs, bundles, evaluations and the table; default: runs/study/<name>
+    robot: str = "sim6"  # robot name or file; the simulation needs an MJCF of the same name
+    episodes: int = 200  # test episodes per cell
+    threads: int = 1  # CPU threads of training
+    dry: bool = False  # only print the commands
+
+    def __post_init__(self) -> None:
+        if self.name not in STUDIES:
+            raise ConfigError(unknown_name("study", self.name, STUDIES))
+        for name in ("episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path("runs/study") / self.name if self.out is None else self.out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of ``wam study``.
+
+    Returns:
+        0 when the table is written, 128 + signal number when it was interrupted.
+    """
+    config = tyro.cli(StudyConfig, args=argv, prog="wam study")
+    plan = Plan(folder=config.folder, robot=config.robot, episodes=config.episodes, threads=config.threads)
+    study = STUDIES[config.name]
+    study.build(plan)
+    if config.dry:
+        for stage in plan.stages:
+            print("wam", *stage.argv[3:])
+        return 0
+    check_folder(config.folder)
+    settings = {
+        "study": config.name,
+        "episodes": config.episodes,
+        "robot_fingerprint": load_robot(config.robot).fingerprint(),
+    }
+    with locked(config.folder) as lock:
+        state = open_state(config.folder, settings)
+        try:
+            run_stages(state, plan.stages, lock, chained=False)
+        except InterruptedDemo as interruption:
+            print(interruption, file=sys.stderr)
+            return interruption.status
+        seconds = state.wall_seconds
+    command = command_line("study", config, always=("name", "episodes"), never=("out", "dry"))
+    rows = [_record(cell, seconds) for cell in plan.cells]
+    write_json(config.folder / "study.json", {"format": FORMAT, "command": command, "rows": rows})
+    text = markdown(study.title, study.question, command, rows)
+    (config.folder / "table.md").write_text(text)
+    Console().print(_table(study.title, rows))
+    print(f"wrote {config.folder / 'table.md'}\nwrote {config.folder / 'study.json'}")
+    return 0
+
+
+def markdown(title: str, question: str, command: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the table as Markdown: one line per model and question, one column per task.
+
+    Args:
+        title: Heading.
+        question: What the table answers.
+        command: That made it.
+        rows: Cells as ``study.json`` holds them.
+    """
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    names = list(dict.fromkeys(row["row"] for row in rows))
+    cells = {(row["row"], row["column"]): row for row in rows}
+    lines = [f"## {title}", "", question, "", "| |" + "|".join(columns) + "|", "|---|" + "---|" * len(columns)]
+    for name in names:
+        found = [cells.get((name, column)) for column in columns]
+        lines.append(f"| {name} |" + "|".join(" – " if cell is None else f" {_text(cell)} " for cell in found) + "|")
+    lines += ["", f"Solved test episodes, 95 % intervals, same seeds in a column. Made by `{command}`.", ""]
+    return "\n".join(lines)
+
+
+def _text(row: dict[str, Any]) -> str:
+    return f"{percent(row['rate'])} ({100 * row['low']:.0f}–{100 * row['high']:.0f})"
+
+
+def _record(cell: Cell, seconds: dict[str, float]) -> dict[str, Any]:
+    results = json.loads(cell.results.read_text())
+    policy = results["rows"][0]
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        **{name: policy[name] for name in ("successes", "episodes", "rate", "low", "high")},
+        "n_steps": results["n_steps"],
+        "chunk_p50_ms": results["latency_ms"]["p50"],
+        "training_seconds": round(seconds.get(f"train {cell.run.name}", 0.0), 1),
+        "evaluation": str(cell.results),
+    }
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("model", "task", "solved", "rate", "95 % interval"):
+        table.add_column(column)
+    for row in rows:
+        interval = f"{100 * row['low']:.1f} – {percent(row['high'])}"
+        solved = f"{row['successes']}/{row['episodes']}"
+        table.add_row(row["row"], row["column"], solved, percent(row["rate"]), interval)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""`wam study`: a list of real commands, resumed where it stopped, and a table whose numbers are the evaluations'."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sim import study
+from sim.demo_stages import StageCommand
+from sim.studies import STUDIES, Study
+from sim.study import main, markdown
+from sim.study_plan import Plan
+from wam.cli import VERBS
+from wam.errors import ConfigError
+
+RESULTS = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[1]); out.mkdir(parents=True, exist_ok=True)
+row = {"successes": int(sys.argv[2]), "episodes": 4, "rate": int(sys.argv[2]) / 4, "low": 0.1, "high": 0.9}
+print("played", out.name)
+(out / "results.json").write_text(json.dumps({"rows": [row], "n_steps": 4, "latency_ms": {"p50": 2.0}}))
+"""
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_every_study_consists_of_commands_that_exist(name: str, tmp_path: Path):
+    plan = Plan(folder=tmp_path, robot="sim6", episodes=7)
+    STUDIES[name].build(plan)
+    assert {stage.argv[3] for stage in plan.stages} <= set(VERBS)
+    assert len({stage.name for stage in plan.stages}) == len(plan.stages)
+    assert len({cell.results for cell in plan.cells}) == len(plan.cells) > 0
+    made = {stage.output for stage in plan.stages}
+    assert all(cell.results in made for cell in plan.cells)
+
+
+def fake(plan: Plan) -> None:
+    for row, successes in (("one", 3), ("two", 1)):
+        plan.evaluate(row, "reach", plan.folder / "runs" / row, "reach", [])
+        last = plan.stages[-1]
+        argv = (sys.executable, "-c", RESULTS, str(last.output.parent), str(successes))
+        plan.stages[-1] = StageCommand(name=last.name, argv=argv, output=last.output)
+
+
+def test_the_table_holds_what_was_measured_and_nothing_runs_twice(tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.setitem(STUDIES, "fake", Study(title="Fake", question="Does it count?", build=fake))
+    assert main(["--name", "fake", "--out", str(tmp_path), "--episodes", "4"]) == 0
+    assert capfd.readouterr().out.count("played") == 2
+    rows = json.loads((tmp_path / "study.json").read_text())["rows"]
+    assert [(row["row"], row["successes"]) for row in rows] == [("one", 3), ("two", 1)]
+    assert "| one | 75.0 % (10–90) |" in (tmp_path / "table.md").read_text()
+    (tmp_path / "evaluations/two_reach/results.json").unlink()
+    assert main(["--name", "fake", "--out", str(tmp_path), "--episodes", "4"]) == 0
+    assert capfd.readouterr().out.count("played") == 1
+
+
+def test_cells_that_were_not_measured_stay_empty():
+    rows = [{"row": "a", "column": "x", "rate": 1.0, "low": 0.5, "high": 1.0}]
+    rows.append({"row": "b", "column": "y", "rate": 0.0, "low": 0.0, "high": 0.5})
+    assert "| a | 100.0 % (50–100) | – |" in markdown("T", "Q", "wam study", rows)
+
+
+def test_bad_arguments(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"unknown study 'langage' \(did you mean 'language'\?\)"):
+        study.StudyConfig(name="langage")
+    with pytest.raises(ConfigError, match="episodes is 0 but must be at least 1"):
+        study.StudyConfig(name="steps", episodes=0)

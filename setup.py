@@ -69,8 +69,8 @@ ROS = [
 
 # Wan checkpoints: video autoencoder from diffusers, UMT5 text encoder from transformers; in lerobot's ranges.
 WAN = ["diffusers>=0.38,<0.40", "ftfy>=6.3", "transformers>=5.4,<5.6"]
-# RTX cards; a Jetson's TensorRT comes with JetPack and is imported from there.
-TRT = [f"tensorrt-rtx>=1.7 ; {X86_LINUX}"]
+# RTX cards; a Jetson's TensorRT comes with JetPack and is imported from there. CUDA is reached without torch.
+TRT = [f"tensorrt-rtx>=1.7 ; {X86_LINUX}", "cuda-bindings>=12.8 ; sys_platform == 'linux'"]
 
 # The SO-101's servo bus, as LeRobot drives it.
 SO101 = ["lerobot[feetech]==0.6.1"]
@@ -130,7 +130,9 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
         (f"share/{PACKAGE}/config/robots", sorted(glob("config/robots/*.yaml"))),
+        (f"share/{PACKAGE}/config/systemd", sorted(glob("config/systemd/*"))),
         (f"share/{PACKAGE}/launch", sorted(glob("launch/*.launch.*"))),
     ],
     install_requires=BASE,

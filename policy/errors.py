@@ -2,7 +2,7 @@
 
 from wam.errors import WamError
 
-__all__ = ["BackendError", "PolicyError", "ScheduleError"]
+__all__ = ["BackendError", "PlanError", "PolicyError", "ScheduleError"]
 
 
 class PolicyError(WamError):
@@ -15,3 +15,7 @@ class BackendError(PolicyError):
 
 class ScheduleError(PolicyError):
     """A chunk schedule that was configured or driven in a way that cannot work."""
+
+
+class PlanError(BackendError):
+    """Built engines that are missing, damaged, or of another bundle, GPU or TensorRT."""

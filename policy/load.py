@@ -1,26 +1,38 @@
-"""Opens a policy bundle for a robot: manifest, robot and every file are checked before any runtime sees them."""
+"""Opens a policy bundle for a robot: manifest, robot and every file are checked before any runtime sees them.
+
+"auto" takes what is fastest here: the TensorRT engines that were built on this machine, if they still fit the bundle,
+the GPU and TensorRT; else ONNX Runtime; else torch.
+"""
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from policy.backend import Backend
 from policy.errors import BackendError
 from policy.onnx_backend import OnnxBackend
 from policy.runner import Policy
+from policy.tensorrt_backend import TensorRtBackend
+from policy.tensorrt_plan import has_engines
 from policy.torch_backend import TorchBackend
+from policy.torch_compiled import CompiledTorchBackend
 from wam.errors import unknown_name
 from wam.manifest import Manifest, read_manifest
 from wam.robot import RobotSpec
 
-__all__ = ["AUTO", "BACKENDS", "load_policy"]
+__all__ = ["AUTO", "BACKENDS", "load_policy", "open_backend"]
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-BACKENDS: Mapping[str, type[OnnxBackend] | type[TorchBackend]] = {"onnx": OnnxBackend, "torch": TorchBackend}
-_RUNTIMES = {"onnx": "onnxruntime", "torch": "torch"}  # what each backend imports, in order of preference
+BACKENDS: Mapping[str, Callable[..., Backend]] = {
+    "tensorrt": TensorRtBackend,
+    "onnx": OnnxBackend,
+    "torch": TorchBackend,
+    "torch_compiled": CompiledTorchBackend,
+}
+_RUNTIMES = {"onnx": "onnxruntime", "torch": "torch"}  # what "auto" falls back on -> its library, best first
 
 
 def load_policy(
@@ -37,7 +49,7 @@ def load_policy(
     Args:
         bundle: Folder that ``wam export`` wrote.
         robot: The robot it is to run on; must be the one it was made for.
-        backend: "onnx", "torch", or "auto": the first of them whose runtime is installed.
+        backend: One of ``BACKENDS``, or "auto".
         n_steps: Denoising steps per chunk; None takes the bundle's default.
         threads: CPU threads; None lets the backend choose.
         device: "cpu", "cuda", or "auto": CUDA where the runtime has it.
@@ -47,7 +59,8 @@ def load_policy(
 
     Raises:
         BundleError: The bundle is missing, damaged, of a newer format or of another robot.
-        BackendError: The backend is unknown or its runtime is not installed.
+        BackendError: The backend is unknown, its runtime is not installed, or the engines that were asked for are
+            missing or do not fit (``PlanError``).
         PolicyError: n_steps is below 1.
     """
     folder = Path(bundle)
@@ -58,15 +71,14 @@ def load_policy(
     manifest = read_manifest(folder)
     manifest.check_robot(robot)
     manifest.check_files(folder)
-    name = _first_installed() if backend == AUTO else backend
-    runs: Backend = BACKENDS[name](folder, manifest, threads=threads, device=device)
+    runs = open_backend(folder, manifest, backend, threads=threads, device=device)
     policy = Policy(manifest, runs, n_steps=n_steps, imaginer=lambda: _imaginer(runs, folder, manifest))
     policy.warm_up()
     logger.info(
         "bundle %s for robot '%s': backend %s on %s, %d steps, chunk of %d at %g Hz, checkpoint %s",
         folder,
         robot.name,
-        name,
+        runs.name,
         policy.device,
         policy.n_steps,
         policy.chunk_length,
@@ -74,6 +86,20 @@ def load_policy(
         str(manifest.checkpoint.get("sha256", "unknown"))[:12],
     )
     return policy
+
+
+def open_backend(
+    folder: Path, manifest: Manifest, backend: str = AUTO, *, threads: int | None = None, device: str = AUTO
+) -> Backend:
+    """Opens the inference backend of a bundle whose files were checked; arguments and errors as for ``load_policy``."""
+    if backend != AUTO:
+        return BACKENDS[backend](folder, manifest, threads=threads, device=device)
+    if device != "cpu" and has_engines(folder):
+        try:
+            return TensorRtBackend(folder, manifest, threads=threads, device=device)
+        except BackendError as error:
+            logger.warning("the engines of %s are not used: %s", folder, error)
+    return BACKENDS[_first_installed()](folder, manifest, threads=threads, device=device)
 
 
 def _first_installed() -> str:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from policy.errors import BackendError
-from wam.errors import BundleError
+from wam.errors import BundleError, unknown_name
 from wam.manifest import Manifest
 
-__all__ = ["TorchBackend"]
+__all__ = ["DTYPES", "TorchBackend"]
 
 logger = logging.getLogger(__name__)
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class TorchBackend:
@@ -31,21 +33,34 @@ class TorchBackend:
         manifest: Its manifest.
         threads: Sets torch's threads for this whole process; None leaves them as they are.
         device: "cpu", "cuda" or "auto": CUDA where torch finds it.
+        dtype: Type of the matrix products and of keys and values, one of ``DTYPES``; norms, positions, modulation and
+            the residual stream stay in float32.
 
     Raises:
-        BackendError: torch or the device is missing.
+        BackendError: torch, the device or the type is missing.
         BundleError: The weights do not fit the manifest's model.
     """
 
     name = "torch"
 
-    def __init__(self, bundle: Path, manifest: Manifest, *, threads: int | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        *,
+        threads: int | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise BackendError(unknown_name("dtype", dtype, DTYPES))
         self._torch = _import_torch()
         if threads is not None:
             self._torch.set_num_threads(threads)
         self.threads: int = self._torch.get_num_threads()
         self.device = _device(self._torch, device)
-        self._model = _load_model(bundle, manifest).to(self.device)
+        self.dtype = dtype
+        self._model = _lowered(_load_model(bundle, manifest), getattr(self._torch, dtype)).to(self.device)
         self._context: Any = None
         logger.info("torch %s on %s, %d thread(s)", self._torch.__version__, self.device, self.threads)
 
@@ -68,6 +83,12 @@ class TorchBackend:
                 actions = self._model.denoise_step(actions, level, level_next, self._context)
             return actions[0].cpu().numpy().copy()  # (H, A)
 
+    def denoise_step(self, actions: np.ndarray, sigma: np.ndarray, sigma_next: np.ndarray) -> np.ndarray:
+        """See ``Backend.denoise_step``."""
+        with self._torch.inference_mode():
+            batch = (self._batch(array) for array in (actions, sigma, sigma_next))  # (1, H, A), (1, H), (1, H)
+            return self._model.denoise_step(*batch, self._context)[0].cpu().numpy().copy()  # (H, A)
+
     def imagine(
         self, images: np.ndarray, proprio: np.ndarray, token_ids: np.ndarray, *, n_steps: int, seed: int
     ) -> np.ndarray:
@@ -82,6 +103,14 @@ class TorchBackend:
 
     def _batch(self, array: np.ndarray) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)[None]
+
+
+def _lowered(model: Any, dtype: Any) -> Any:
+    if str(dtype) == "torch.float32":
+        return model
+    from wam.precision import lower_matmuls  # imports torch
+
+    return lower_matmuls(model, dtype)
 
 
 def _import_torch() -> Any:

@@ -223,7 +223,7 @@ def bundle(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "onx"}, r"unknown backend 'onx' \(did you mean 'onnx'\?\); valid names: auto, onnx, torch"),
+        ({"backend": "onx"}, r"unknown backend 'onx' \(did you mean 'onnx'\?\); valid names: auto, onnx, tensorrt, torch, "),
         ({"threads": 0}, "threads is 0 but must be at least 1"),
     ],
 )

@@ -58,7 +58,7 @@ def visible(question: Question | str, query: Group) -> tuple[Group, ...]:
         raise ConfigError(unknown_name("question", question, [q.value for q in Question]))
     if query == Group.FRAME:
         return (Group.FRAME,)
-    return _RULES[Question(question)][query]
+    return _RULES[question][query]  # a question is a string; making one would stop torch's compiler
 
 
 def attention_mask(question: Question | str, lengths: Mapping[Group, int]) -> Bool[Tensor, "N N"]:

@@ -1,7 +1,7 @@
-"""Calibration: camera intrinsics, hand-eye, joint offsets and camera latency, with OpenCV and numpy and without ROS.
+"""Calibration: camera intrinsics, hand-eye, joint zeros and camera latency, with OpenCV and numpy and without ROS.
 
-Nothing of it exists yet: this package reserves the name and the place in the import order (it may import only wam's
-torch-free part). Until then, use a calibrated camera's own tools.
+``wam calibrate`` is its command line (``calibration.main``), ``ros_nodes.calibration_node`` captures for it. scipy,
+mujoco and matplotlib are imported where they are used: a robot that only runs the daily check needs none of them.
 """
 
 __all__: list[str] = []

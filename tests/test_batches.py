@@ -89,8 +89,8 @@ def test_batch_gathers_chunk_future_and_padding(episodes: Episodes):
     assert batch.actions[0, :, 0].tolist() == list(range(16))
     assert batch.actions[1, :, 0].tolist() == [25, 26, 27, 28, 29] + [29] * 11
     assert (~batch.action_is_pad).sum(1).tolist() == [16, 5, 7]
-    assert batch.future_images[:, 0, 0, 0, 0].tolist() == [8, 29, 41]
-    assert batch.future_is_pad.tolist() == [False, True, True]
+    assert batch.future_images[:, 0, 0, 0, 0, 0].tolist() == [8, 29, 41]
+    assert batch.future_is_pad.tolist() == [[False], [True], [True]]
     assert batch.images[:, 0, 0, 0, 0].tolist() == frames.tolist()
     assert batch.token_ids[2].tolist() == token_ids("lift the blue cube", config.prompt_length).tolist()
     assert batch.to(torch.device("cpu")).actions.equal(batch.actions)

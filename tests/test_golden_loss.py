@@ -53,8 +53,8 @@ def batch(config: ModelConfig, size: int = 4) -> Batch:
     shape = (size, config.n_cameras, *config.image_size_px, 3)
     return Batch(
         images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        future_images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        future_is_pad=torch.zeros(size, dtype=torch.bool),
+        future_images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)[:, None],
+        future_is_pad=torch.zeros(size, 1, dtype=torch.bool),
         proprio=torch.randn(size, config.action_dim, generator=generator),
         actions=torch.randn(size, config.chunk_length, config.action_dim, generator=generator),
         action_is_pad=torch.zeros(size, config.chunk_length, dtype=torch.bool),

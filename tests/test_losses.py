@@ -23,8 +23,8 @@ def batch(model: WorldActionModel, size: int = 4) -> Batch:
     shape = (size, config.n_cameras, *config.image_size_px, 3)
     return Batch(
         images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        future_images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        future_is_pad=torch.zeros(size, dtype=torch.bool),
+        future_images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)[:, None],
+        future_is_pad=torch.zeros(size, 1, dtype=torch.bool),
         proprio=torch.randn(size, config.action_dim, generator=generator),
         actions=torch.randn(size, config.chunk_length, config.action_dim, generator=generator),
         action_is_pad=torch.zeros(size, config.chunk_length, dtype=torch.bool),
@@ -54,7 +54,7 @@ def test_padded_actions_do_not_count(model: WorldActionModel, monkeypatch):
 
 
 def test_padded_future_gives_no_video_loss(model: WorldActionModel):
-    data = dataclasses.replace(batch(model), future_is_pad=torch.ones(4, dtype=torch.bool))
+    data = dataclasses.replace(batch(model), future_is_pad=torch.ones(4, 1, dtype=torch.bool))
     assert float(losses(model, data)["video"].detach()) == 0.0
 
 

@@ -48,9 +48,7 @@ def test_cached_inference_equals_the_uncached_forward(model: WorldActionModel):
         tokens, x["proprio"], prompt, "policy", video=(x["video"], x["sigma"]), actions=(x["actions"], x["sigma"])
     )
     torch.testing.assert_close(model.action_velocity(x["actions"], x["sigma"], context), whole.actions, **EXACT)
-    torch.testing.assert_close(
-        model.video_velocity(x["video"], x["sigma"], context, cross["video"]), whole.video, **EXACT
-    )
+    torch.testing.assert_close(model.video_velocity(x["video"], x["sigma"], context, cross), whole.video, **EXACT)
 
 
 @torch.no_grad()
@@ -77,7 +75,7 @@ def dense_forward(
     """Independent reference: concatenates all groups and masks."""
     cross = model.cross_kv(x["proprio"], prompt)
     streams = {
-        Group.FRAME: model._enter_frame(tokens),
+        Group.FRAME: model._enter_frame(tokens, model.clean_modulation(torch.zeros(len(tokens)))),
         Group.VIDEO: model._enter_video(x["video"], x["sigma"]),
         Group.ACTION: model._enter_actions(x["actions"], x["sigma"]),
     }

@@ -1,12 +1,16 @@
 """Which frames a training step sees: a pure function of (seed, step), so a resumed run continues bit for bit.
 
-A sample is an observation frame, the action chunk that starts there and the frame ``future_offset`` steps later. Parts
-that reach past the end of an episode are marked padded. The first steps of an episode, where a policy commits to a
-direction, are drawn more often, and the idle tail, where nothing moves any more, hardly at all.
+A sample is an observation frame, the action chunk that starts there and the frames that the model imagines, up to
+``future_offset`` steps later. Parts that reach past the end of an episode are marked padded. The first steps of an
+episode, where a policy commits to a direction, are drawn more often, and the idle tail, where nothing moves any more,
+hardly at all.
 
-Shape legend: B batch, K cameras, H chunk, A action width, T prompt words.
+Shape legend: B batch, K cameras, F future frames, L latent frames of the future, H chunk, A action width, P proprio
+width, T prompt words, W text width.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,16 +32,26 @@ class Batch:
     """One training batch."""
 
     images: Tensor  # (B, K, height, width, 3) uint8
-    future_images: Tensor  # (B, K, height, width, 3) uint8
-    future_is_pad: Tensor  # (B,) bool
-    proprio: Tensor  # (B, A) float32 normalised
+    future_images: Tensor  # (B, F, K, height, width, 3) uint8
+    future_is_pad: Tensor  # (B, L) bool: a latent frame counts as padded when any of its frames is
+    proprio: Tensor  # (B, P) float32 normalised
     actions: Tensor  # (B, H, A) float32 normalised
     action_is_pad: Tensor  # (B, H) bool
-    token_ids: Tensor  # (B, T) int64
+    token_ids: Tensor  # (B, T) int64; with a text encoder its embeddings instead, (B, T, W) float32
 
     def to(self, device: torch.device) -> "Batch":
         """Moves every tensor."""
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Applies a function to every tensor."""
+        return Batch(**{name: function(value) for name, value in vars(self).items()})
+
+    def repeat_actions(self, draws: int) -> "Batch":
+        """Repeats the chunks, so that each is seen with several noises; the rest stays as it is."""
+        return dataclasses.replace(
+            self, actions=self.actions.repeat(draws, 1, 1), action_is_pad=self.action_is_pad.repeat(draws, 1)
+        )
 
 
 class FrameSampler:
@@ -76,7 +90,13 @@ class FrameSampler:
         return self._all[np.unique(places.round().astype(np.int64))]
 
 
-def make_batch(episodes: Episodes, frames: np.ndarray, config: ModelConfig, transforms: Transforms) -> Batch:
+def make_batch(
+    episodes: Episodes,
+    frames: np.ndarray,
+    config: ModelConfig,
+    transforms: Transforms,
+    prompts: np.ndarray | None = None,
+) -> Batch:
     """Gathers one batch.
 
     Args:
@@ -84,18 +104,23 @@ def make_batch(episodes: Episodes, frames: np.ndarray, config: ModelConfig, tran
         frames: (B,) indices of observation frames.
         config: Chunk length, future offset and prompt length.
         transforms: Normalisation.
+        prompts: (tasks, T, W) embeddings of ``episodes.tasks``, for a model with a text encoder; else words are hashed.
     """
-    ends, later = episodes.ends(frames), frames + config.future_offset  # 2 x (B,)
+    ends = episodes.ends(frames)[:, None]  # (B, 1)
+    later = frames[:, None] + np.asarray(config.future_offsets)  # (B, F)
+    late = (later >= ends).reshape(len(frames), config.future_latents, -1)  # (B, L, F / L)
+    future = episodes.frames[np.minimum(later, ends - 1).ravel()]  # (B·F, K, height, width, 3)
     actions, action_is_pad = episodes.chunks(frames, config.chunk_length)
-    words = np.stack([token_ids(task, config.prompt_length) for task in episodes.tasks])  # (tasks, T)
+    if prompts is None:
+        prompts = np.stack([token_ids(task, config.prompt_length) for task in episodes.tasks])  # (tasks, T)
     return Batch(
         images=torch.from_numpy(episodes.frames[frames]),
-        future_images=torch.from_numpy(episodes.frames[np.minimum(later, ends - 1)]),
-        future_is_pad=torch.from_numpy(later >= ends),
+        future_images=torch.from_numpy(future.reshape(*later.shape, *future.shape[1:])),
+        future_is_pad=torch.from_numpy(late.any(axis=2)),
         proprio=torch.from_numpy(transforms.normalise_proprio(episodes.proprio[frames])),
         actions=torch.from_numpy(transforms.encode_actions(actions, episodes.proprio[frames])),
         action_is_pad=torch.from_numpy(action_is_pad),
-        token_ids=torch.from_numpy(words[episodes.task_index[frames]]),
+        token_ids=torch.from_numpy(prompts[episodes.task_index[frames]]),
     )
 
 

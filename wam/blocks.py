@@ -169,11 +169,18 @@ class Block(nn.Module):
         attended: Float[Tensor, "*B h N d"],
         modulation: Modulation,
         text: KeysValues,
+        image: KeysValues | None = None,
     ) -> Float[Tensor, "*B N D"]:
-        """Adds the attention result, then cross-attention to the text context, then the feed-forward layer."""
+        """Adds the attention result, then cross-attention to the text context, then the feed-forward layer.
+
+        The tokens of an image encoder, where there are any, are attended to by the same queries, apart from the text.
+        """
         x = x + modulation.gate * cast_linear(self.out, _join(attended))
-        q = self._split(self.norm_cross_q(cast_linear(self.cross_q, self.norm_cross(x))))
-        x = x + cast_linear(self.cross_out, _join(attend(q.to(text.keys.dtype), text.keys, text.values)))
+        q = self._split(self.norm_cross_q(cast_linear(self.cross_q, self.norm_cross(x)))).to(text.keys.dtype)
+        crossed = attend(q, text.keys, text.values)
+        if image is not None:
+            crossed = crossed + attend(q, image.keys, image.values)
+        x = x + cast_linear(self.cross_out, _join(crossed))
         hidden = self.norm_ffn(x) * modulation.scale_ffn + modulation.shift_ffn
         return x + modulation.gate_ffn * self.ffn(hidden.to(self.ffn[0].weight.dtype))
 
@@ -182,7 +189,7 @@ class Block(nn.Module):
         k, v = cast_linear(self.cross_kv, text).chunk(2, dim=-1)
         return KeysValues(self._split(self.norm_cross_k(k)).to(v.dtype), self._split(v))
 
-    def image_keys_values(self, image: Float[Tensor, "B I D"]) -> KeysValues:
+    def image_keys_values(self, image: Float[Tensor, "*B I D"]) -> KeysValues:
         """Keys and values of an image encoder's tokens, projected to this expert's width."""
         k, v = cast_linear(self.image_kv, image).chunk(2, dim=-1)
         return KeysValues(self._split(self.norm_image_k(k)).to(v.dtype), self._split(v))
@@ -230,7 +237,7 @@ class LinearHead(nn.Module):
         """Noise levels do nothing here."""
         del embedded
 
-    def forward(self, x: Float[Tensor, "B N D"], modulation: None) -> Float[Tensor, "B N O"]:
+    def forward(self, x: Float[Tensor, "*B N D"], modulation: None) -> Float[Tensor, "*B N O"]:
         """Projects tokens to their prediction."""
         del modulation
         return cast_linear(self.linear, x)

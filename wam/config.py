@@ -1,111 +1,25 @@
-"""Model configuration and its presets; torch-free, because checkpoints, bundles and the robot all read it.
+"""Model presets; torch-free, because checkpoints, bundles and the robot all read it.
 
-``tiny`` is trained from scratch on a laptop's CPU in minutes. What a preset leaves open comes from the robot
-(action width, cameras), so ``preset("tiny", robot)`` is a complete configuration.
+| preset | is | trained |
+|---|---|---|
+| ``tiny`` | our own small model | from scratch, on a laptop's CPU, in minutes |
+| ``small`` | the same, 40 times larger | from scratch, on one GPU |
+| ``wan5b`` | Fast-WAM's geometry on Wan2.2-TI2V-5B | from Wan's or Fast-WAM's weights |
+| ``wan14b`` | DreamZero's geometry on Wan2.1-I2V-14B | from Wan's weights |
+| ``micro``, ``wan_micro`` | every part of the former and of the latter, as small as it goes | in tests |
+
+What a preset leaves open comes from the robot (action width, cameras), so ``preset("tiny", robot)`` is complete.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from wam.errors import ConfigError, unknown_name
+from wam.model_config import ACTION_PREDICTIONS, ModelConfig
 from wam.robot import RobotSpec
 
 __all__ = ["ACTION_PREDICTIONS", "ModelConfig", "preset", "preset_names"]
-
-ACTION_PREDICTIONS = ("x", "velocity")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Geometry of a world-action model; both experts share layers, heads and head size."""
-
-    preset: str = "tiny"  # the preset it came from, for reports
-    action_dim: int  # A, joints + gripper of the robot; proprio has the same width
-    n_cameras: int  # K, images per observation
-    chunk_length: int = 16  # H, actions per chunk: 1.6 s at 10 Hz, twice the execution horizon
-    future_offset: int = 8  # control steps from the observation to the imagined frame: one execution horizon
-    image_size_px: tuple[int, int] = (64, 64)  # (height, width) of every camera as the model sees it
-    patch_px: int = 8  # side of one latent's image patch [px]; the tokenizer's stride
-    latent_channels: int = 24  # principal components kept per patch: 97 % of the variance on our scenes
-    token_patch: int = 2  # latents per token side: 2 x 2 latents make one video token
-    num_layers: int = 4  # transformer blocks of each expert
-    num_heads: int = 4  # attention heads of each expert
-    head_dim: int = 32  # width of one head
-    video_width: int = 128  # residual width of the video expert
-    action_width: int = 64  # residual width of the action expert; the denoising loop runs only this one
-    ffn_ratio: int = 2  # hidden width of a feed-forward layer, in multiples of the residual width
-    prompt_length: int = 12  # words of the instruction that are read; longer ones are cut
-    text_width: int = 64  # width of the text context; proprio is one more token of it
-    frequency_dim: int = 64  # sinusoid features of the flow timestep
-    qk_norm: bool = True  # RMSNorm of queries and keys over the full attention width, as Wan; steadier at this rate
-    learned_positions: bool = True  # one learned embedding per token place: faster from scratch than RoPE alone
-    gate_init: float = 0.5  # initial gate of every modulated branch; 0 starts as identity and learns later
-    action_prediction: str = "x"  # what the action expert outputs: the clean chunk ("x") or the velocity
-    action_shift: float = 1.0  # flow shift S of the action sampler; near 1 suits few steps
-    video_shift: float = 5.0  # flow shift S of the video sampler, as Wan
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"model option {field.name} is {value!r} but must be a positive whole number.")
-        stride = self.patch_px * self.token_patch
-        if any(side % stride for side in self.image_size_px):
-            raise ConfigError(
-                f"image_size_px {tuple(self.image_size_px)} must be a multiple of patch_px x token_patch = {stride}."
-            )
-        if self.head_dim % 2:
-            raise ConfigError(f"head_dim is {self.head_dim} but rotary positions need an even number.")
-        if self.future_offset > self.chunk_length:
-            raise ConfigError(
-                f"future_offset {self.future_offset} lies beyond chunk_length {self.chunk_length}: the imagined frame "
-                "must be one the chunk can reach."
-            )
-        for name in ("action_shift", "video_shift"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"model option {name} is {getattr(self, name)} but a flow shift must be positive.")
-        if self.action_prediction not in ACTION_PREDICTIONS:
-            raise ConfigError(unknown_name("action prediction", self.action_prediction, ACTION_PREDICTIONS))
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of video tokens of one camera."""
-        height, width = self.image_size_px
-        stride = self.patch_px * self.token_patch
-        return height // stride, width // stride
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Video tokens of one instant, all cameras."""
-        rows, columns = self.grid
-        return rows * columns * self.n_cameras
-
-    @property
-    def token_dim(self) -> int:
-        """Latent values in one video token."""
-        return self.latent_channels * self.token_patch**2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns JSON data, the inverse of ``from_dict``."""
-        return {**dataclasses.asdict(self), "image_size_px": list(self.image_size_px)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "ModelConfig":
-        """Builds a configuration from JSON data.
-
-        Raises:
-            ConfigError: An option is unknown, missing or impossible.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}
-        for key in data:
-            if key not in names:
-                raise ConfigError(unknown_name("model option", key, names))
-        try:
-            return cls(**{**data, "image_size_px": tuple(data.get("image_size_px", (64, 64)))})
-        except TypeError as error:
-            raise ConfigError(f"model configuration is incomplete: {error}") from error
 
 
 def tiny(robot: RobotSpec) -> ModelConfig:
@@ -130,7 +44,127 @@ def micro(robot: RobotSpec) -> ModelConfig:
     )
 
 
-PRESETS: dict[str, Callable[[RobotSpec], ModelConfig]] = {"tiny": tiny, "micro": micro}
+def small(robot: RobotSpec) -> ModelConfig:
+    """About 70 M parameters: one GPU, from scratch, an hour."""
+    return dataclasses.replace(
+        tiny(robot),
+        preset="small",
+        image_size_px=(128, 128),
+        latent_channels=32,
+        num_layers=12,
+        num_heads=8,
+        head_dim=64,
+        video_width=512,
+        action_width=256,
+        ffn_ratio=4,
+        prompt_length=24,
+        text_width=256,
+        frequency_dim=256,
+    )
+
+
+def wan5b(robot: RobotSpec) -> ModelConfig:
+    """Fast-WAM on Wan2.2-TI2V-5B: 5 B of video expert, 1 B of action expert."""
+    return ModelConfig(
+        preset="wan5b",
+        action_dim=robot.action_dim,
+        n_cameras=len(robot.cameras),
+        chunk_length=32,
+        future_offset=32,
+        future_frames=8,  # every fourth frame of a window of 33
+        image_size_px=(224, 224),  # two cameras side by side: 98 tokens per latent frame
+        tokenizer="vae",
+        text="umt5",
+        patch_px=16,
+        latent_stride=4,
+        latent_channels=48,
+        num_layers=30,
+        num_heads=24,
+        head_dim=128,
+        video_width=3072,
+        video_ffn_width=14336,
+        action_width=1024,
+        action_ffn_width=4096,
+        prompt_length=128,
+        action_shift=5.0,  # what the released weights were trained and judged with
+        **_wan(),
+    )
+
+
+def wan14b(robot: RobotSpec) -> ModelConfig:
+    """DreamZero on Wan2.1-I2V-14B: actions are tokens of the one expert, in its own width."""
+    cameras = len(robot.cameras)
+    return ModelConfig(
+        preset="wan14b",
+        action_dim=robot.action_dim,
+        n_cameras=cameras,
+        chunk_length=24,
+        future_offset=24,
+        future_frames=8,  # two latent frames, one block
+        image_size_px=(352, 640 // cameras // 16 * 16),  # 880 tokens per latent frame with one camera or two
+        tokenizer="vae",
+        text="umt5",
+        patch_px=8,
+        latent_stride=4,
+        latent_channels=16,
+        num_layers=40,
+        num_heads=40,
+        head_dim=128,
+        video_width=5120,
+        video_ffn_width=13824,
+        action_width=5120,
+        action_register=True,
+        prompt_length=512,
+        image_width=1280,
+        image_tokens=257,
+        condition_channels=20,  # 4 of mask, 16 of the first frame's latents
+        **_wan(),
+    )
+
+
+def wan_micro(robot: RobotSpec) -> ModelConfig:
+    """Wan's structure at the size of ``micro``, for tests: autoencoder, UMT5, several latent frames."""
+    return dataclasses.replace(
+        wan5b(robot),
+        preset="wan_micro",
+        chunk_length=8,
+        future_offset=8,
+        image_size_px=(32, 32),
+        latent_channels=4,
+        num_layers=2,
+        num_heads=2,
+        head_dim=12,
+        video_width=24,
+        video_ffn_width=40,
+        action_width=16,
+        action_ffn_width=24,
+        prompt_length=6,
+        text_width=20,
+        frequency_dim=16,
+    )
+
+
+def _wan() -> dict[str, Any]:
+    """What both of Wan's geometries share."""
+    return {
+        "text_width": 4096,
+        "text_projection": True,
+        "frequency_dim": 256,
+        "learned_positions": False,
+        "gate_init": 0.0,
+        "action_prediction": "velocity",
+        "action_head": "linear",
+    }
+
+
+PRESETS: dict[str, Callable[[RobotSpec], ModelConfig]] = {
+    "tiny": tiny,
+    "small": small,
+    "wan5b": wan5b,
+    "wan14b": wan14b,
+    "micro": micro,
+    "wan_micro": wan_micro,
+}
 
 
 def preset_names() -> tuple[str, ...]:

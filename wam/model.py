@@ -3,16 +3,18 @@
 Tokens come in three groups (``wam.visibility``): F clean frames, V future video, A action chunk. F and V run through
 the video expert, A through the action expert. Proprio is one more token of the text context. The network is only ever
 called on groups, so no attention mask is needed; keys and values of groups computed earlier are passed in, which is why
-cached inference and the uncached forward run the same code. A noise level belongs to a sample or to every one of its
-tokens; what the levels do (``StepTables``) depends on them alone, so a sampler may compute it once per schedule.
+cached inference and the uncached forward run the same code, for each of the four questions. A noise level belongs to a
+sample or to every one of its tokens; what the levels do (``StepTables``) depends on them alone, so a sampler may
+compute it once per schedule.
 
 Source: Fast-WAM (arXiv 2603.16666), DreamZero (arXiv 2602.15922).
 
-Shape legend: B batch, K cameras, H chunk, A action width, L layers, h heads, d head size, N tokens, T prompt words,
-Z values of a video token, S noise levels of a sample (absent or 1: the same for all its tokens; else one per token).
+Shape legend: B batch, K cameras, H chunk, A action width, P proprio width, L layers, h heads, d head size, N tokens,
+M tokens of the imagined future, T prompt words, W text width, I image tokens, Z values of a video token, C condition
+values of one, S noise levels of a sample (absent or 1: the same for all its tokens; else one per token).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,11 +22,14 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from wam import rope
-from wam.blocks import Block, ExpertConfig, Head, HeadModulation, KeysValues, Modulation, TimestepEmbedding, attend
+from wam.blocks import KeysValues, attend
+from wam.caches import ContextCache, NoisyVideo, Predictions, PromptCache, StepTables, append_layers
+from wam.conditions import frame_condition, with_condition
 from wam.config import ModelConfig
+from wam.expert import Expert, ExpertModulation, LayersKV, RegisterExpert
 from wam.flow import step_gain, velocity_from_x
 from wam.text import VOCABULARY_SIZE
-from wam.tokenizer import PatchTokenizer
+from wam.tokenizer import make_tokenizer
 from wam.visibility import Group, Question, visible
 
 __all__ = [
@@ -39,47 +44,6 @@ __all__ = [
 
 POSITION_STD = 0.02  # initial spread of learned embeddings
 
-LayersKV = tuple[KeysValues, ...]  # one per layer, each (B, h, N, d); never stacked, so that no graph has to split them
-
-
-class PromptCache(NamedTuple):
-    """Keys and values of the instruction; computed once per task."""
-
-    video: LayersKV
-    action: LayersKV
-
-
-class ContextCache(NamedTuple):
-    """All the action expert needs of one observation; computed once per observation."""
-
-    frame: LayersKV  # clean frame tokens, for self-attention
-    cross: LayersKV  # instruction and proprio, for the action expert's cross-attention
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "ContextCache":
-        """Applies a function to every tensor."""
-        return ContextCache(*(tuple(KeysValues(*map(function, kv)) for kv in layers) for layers in self))
-
-
-class ExpertModulation(NamedTuple):
-    """What noise levels do to an expert."""
-
-    blocks: tuple[Modulation, ...]  # one per layer
-    head: HeadModulation
-
-
-class StepTables(NamedTuple):
-    """All that one Euler step of the action chunk takes from its noise levels."""
-
-    modulation: ExpertModulation
-    gain: Float[Tensor, "B S 1"]  # factor of the network's output, see ``wam.flow.step_gain``
-
-
-class Predictions(NamedTuple):
-    """Velocities of whatever was denoised."""
-
-    video: Float[Tensor, "B N Z"] | None
-    actions: Float[Tensor, "B H A"] | None
-
 
 class WorldActionModel(nn.Module):
     """One network; which groups are noise, clean or absent decides what is asked of it."""
@@ -87,41 +51,46 @@ class WorldActionModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = PatchTokenizer(config)
-        self.words = nn.Embedding(VOCABULARY_SIZE, config.text_width)
-        self.word_positions = nn.Parameter(POSITION_STD * torch.randn(config.prompt_length, config.text_width))
-        self.proprio_in = nn.Linear(config.action_dim, config.text_width)
-        self.experts = nn.ModuleDict(
-            {
-                "video": _Expert(config, config.video_width, config.token_dim),
-                "action": _Expert(config, config.action_width, config.action_dim),
-            }
-        )
+        self.tokenizer = make_tokenizer(config)
+        if config.text == "words":
+            self.words = nn.Embedding(VOCABULARY_SIZE, config.text_width)
+            self.word_positions = nn.Parameter(POSITION_STD * torch.randn(config.prompt_length, config.text_width))
+        self.proprio_in = nn.Linear(config.state_dim, config.text_width)
+        video = Expert(config, "video")
+        action = RegisterExpert(config, video) if config.action_register else Expert(config, "action")
+        self.experts = nn.ModuleDict({"video": video, "action": action})
         places = config.tokens_per_frame if config.learned_positions else 0
         steps = config.chunk_length if config.learned_positions else 0
         self.video_positions = nn.Parameter(POSITION_STD * torch.randn(places, config.video_width))
         self.action_positions = nn.Parameter(POSITION_STD * torch.randn(steps, config.action_width))
+        self.make_tables()
+
+    def make_tables(self) -> None:
+        """Computes the rotary tables, which are no part of the weights: anew after a model was built without values."""
+        config = self.config
         rows, columns = config.grid
-        for name, frame in (("now", 0.0), ("later", 1.0)):
-            tables = rope.video_tables(torch.tensor([frame]), rows, columns * config.n_cameras, config.head_dim)
+        later = torch.arange(1, config.future_latents + 1)
+        for name, frames in (("now", torch.zeros(1)), ("later", later)):
+            tables = rope.video_tables(frames.float(), rows, columns * config.n_cameras, config.head_dim)
             self._register_tables(name, tables)
         self._register_tables("chunk", rope.action_tables(config.chunk_length, config.head_dim))
 
-    # -- the three stages of inference, each one exported graph -------------------------------------------------------
+    # -- the stages of inference, each one exported graph -------------------------------------------------------------
 
-    def encode_prompt(self, token_ids: Int64[Tensor, "B T"]) -> PromptCache:
-        """Instruction → cross-attention keys and values of both experts."""
-        text = self.words(token_ids) + self.word_positions  # (B, T, text_width)
-        return PromptCache(*(self.experts[name].text_kv(text) for name in ("video", "action")))
+    def encode_prompt(self, prompt: Int64[Tensor, "B T"] | Float[Tensor, "B T W"]) -> PromptCache:
+        """Instruction, as word ids or as the text encoder's embeddings → cross-attention keys and values."""
+        text = self.words(prompt) + self.word_positions if self.config.text == "words" else prompt  # (B, T, W)
+        return PromptCache(**self._text_kv(text))
 
     def encode_context(
         self,
         images: UInt8[Tensor, "B K height width 3"],
-        proprio: Float[Tensor, "B A"],
+        proprio: Float[Tensor, "B P"],
         prompt: PromptCache,
     ) -> ContextCache:
         """One observation → keys and values that every denoising step reads."""
-        return self.encode_context_tokens(self.tokenizer.encode(images), self.cross_kv(proprio, prompt))
+        cross = self.cross_kv(proprio, prompt, self.tokenizer.image_tokens(images))
+        return self.encode_context_tokens(self.tokenizer.encode(images), cross)
 
     def encode_context_tokens(
         self,
@@ -132,9 +101,9 @@ class WorldActionModel(nn.Module):
         """As ``encode_context``, from video tokens and what ``cross_kv`` and ``clean_modulation`` returned."""
         if modulation is None:
             modulation = self.clean_modulation(tokens.new_zeros(tokens.shape[:-2]))
-        stream = self._enter("video", tokens, modulation, self.video_positions, "now")
-        frame_kv = self._run({Group.FRAME: stream}, {}, cross, Question.POLICY).kv[Group.FRAME]
-        return ContextCache(frame_kv, cross["action"])
+        groups = {Group.FRAME: self._enter_frame(tokens, modulation)}
+        frame = self._run(groups, {}, cross, Question.POLICY, silent=groups).kv[Group.FRAME]
+        return ContextCache(frame, cross["action"], cross.get("image", ()) if self.config.action_register else ())
 
     def clean_modulation(self, clean: Float[Tensor, " B"]) -> ExpertModulation:
         """What sigma 0 does to the video expert: a constant of the weights, which exported graphs hold as such."""
@@ -179,36 +148,77 @@ class WorldActionModel(nn.Module):
 
     def video_velocity(
         self,
-        video: Float[Tensor, "B N Z"],
+        video: Float[Tensor, "B M Z"],
         sigma: Float[Tensor, "B ..."],
         context: ContextCache,
-        video_cross: LayersKV,
-    ) -> Float[Tensor, "B N Z"]:
+        cross: Mapping[str, LayersKV],
+        condition: Float[Tensor, "B M C"] | None = None,
+    ) -> Float[Tensor, "B M Z"]:
         """Velocity of the future video tokens, isolated from actions."""
-        groups = {Group.VIDEO: self._enter_video(video, sigma)}
-        return self._run(groups, {Group.FRAME: context.frame}, {"video": video_cross}, Question.POLICY).out[Group.VIDEO]
+        cached = {Group.FRAME: context.frame}
+        return self.predict(Question.POLICY, cached, cross, video=(video, sigma, condition)).video
 
-    def cross_kv(self, proprio: Float[Tensor, "*B A"], prompt: PromptCache) -> dict[str, LayersKV]:
-        """Appends the proprio token to the instruction's keys and values: (B, h, T + 1, d) per expert and layer."""
-        token = self.proprio_in(proprio)[..., None, :]  # (B, 1, text_width)
-        prompts = {"video": prompt.video, "action": prompt.action}
-        return {
-            name: tuple(
-                KeysValues(*(torch.cat(parts, dim=-2) for parts in zip(words, own, strict=True)))
-                for words, own in zip(prompts[name], expert.text_kv(token), strict=True)
-            )
-            for name, expert in self.experts.items()
-        }
+    def cross_kv(
+        self,
+        proprio: Float[Tensor, "*B P"],
+        prompt: PromptCache,
+        image: Float[Tensor, "*B I W"] | None = None,
+    ) -> dict[str, LayersKV]:
+        """Appends the proprio token to the instruction's keys and values: (B, h, T + 1, d) per expert and layer.
+
+        With an image encoder's tokens comes a third entry, "image": theirs.
+        """
+        tokens = self._text_kv(self.proprio_in(proprio)[..., None, :])  # of (B, 1, W)
+        cross = {name: append_layers(words, tokens[name]) for name, words in prompt._asdict().items()}
+        return cross if image is None else {**cross, "image": self.experts["video"].image_kv(image)}
+
+    def predict(
+        self,
+        question: Question | str,
+        cached: Mapping[Group, LayersKV],
+        cross: Mapping[str, LayersKV],
+        *,
+        video: NoisyVideo | None = None,
+        actions: tuple[Tensor, Tensor] | None = None,
+    ) -> Predictions:
+        """Predicts groups from cached ones and from each other.
+
+        Args:
+            question: Who may see whom.
+            cached: Keys and values of groups computed earlier: the observation, and what ``lend`` returned.
+            cross: What ``cross_kv`` returned.
+            video: Future video tokens, their noise levels and condition (``wam.caches.NoisyVideo``); None where the
+                future is absent or cached.
+            actions: ((B, H, A) normalised chunk at its noise level, (B,) or (B, S) sigma), or None.
+        """
+        out = self._run(self._enter_noisy(video, actions), cached, cross, question).out
+        raw = out.get(Group.ACTION)
+        velocity = None if raw is None else self._as_velocity(raw, *actions)
+        return Predictions(out.get(Group.VIDEO), velocity, raw)
+
+    def lend(
+        self,
+        question: Question | str,
+        cached: Mapping[Group, LayersKV],
+        cross: Mapping[str, LayersKV],
+        *,
+        video: NoisyVideo | None = None,
+        actions: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[Group, LayersKV]:
+        """Keys and values of given groups whose prediction nobody needs, to be cached; arguments as ``predict``."""
+        groups = self._enter_noisy(video, actions)
+        return {**cached, **self._run(groups, cached, cross, question, silent=groups).kv}
 
     def forward(
         self,
         tokens: Float[Tensor, "B N Z"],
-        proprio: Float[Tensor, "B A"],
+        proprio: Float[Tensor, "B P"],
         prompt: PromptCache,
         question: Question | str,
         *,
-        video: tuple[Tensor, Tensor] | None = None,
+        video: NoisyVideo | None = None,
         actions: tuple[Tensor, Tensor] | None = None,
+        image: Float[Tensor, "B I W"] | None = None,
     ) -> Predictions:
         """All groups in one pass, nothing cached.
 
@@ -217,21 +227,17 @@ class WorldActionModel(nn.Module):
             proprio: Normalised proprio.
             prompt: Keys and values of the instruction.
             question: Who may see whom.
-            video: ((B, N, Z) future video tokens at their noise level, (B,) or (B, S) sigma), or None where absent.
-            actions: ((B, H, A) normalised chunk at its noise level, (B,) or (B, S) sigma), or None where absent.
-
-        Returns:
-            Velocities of the groups that were given.
+            video: As ``predict``.
+            actions: As ``predict``.
+            image: Image encoder's tokens of the observation, where the model attends to any.
         """
-        cross = self.cross_kv(proprio, prompt)
-        groups = {Group.FRAME: self._enter_frame(tokens)}
-        if video is not None:
-            groups[Group.VIDEO] = self._enter_video(*video)
-        if actions is not None:
-            groups[Group.ACTION] = self._enter_actions(*actions)
-        out = self._run(groups, {}, cross, question).out
-        action_out = None if actions is None else self._as_velocity(out[Group.ACTION], *actions)
-        return Predictions(out.get(Group.VIDEO), action_out)
+        clean = self.clean_modulation(tokens.new_zeros(len(tokens)))
+        groups = {Group.FRAME: self._enter_frame(tokens, clean), **self._enter_noisy(video, actions)}
+        cross = self.cross_kv(proprio, prompt, image)
+        out = self._run(groups, {}, cross, question, silent=(Group.FRAME,)).out
+        raw = out.get(Group.ACTION)
+        velocity = None if raw is None else self._as_velocity(raw, *actions)
+        return Predictions(out.get(Group.VIDEO), velocity, raw)
 
     # -- internals ----------------------------------------------------------------------------------------------------
 
@@ -241,8 +247,12 @@ class WorldActionModel(nn.Module):
         cached: Mapping[Group, LayersKV],
         cross: Mapping[str, LayersKV],
         question: Question | str,
+        silent: Collection[Group] = (),
     ) -> "_Run":
-        """Runs live groups through all layers; groups in ``cached`` only lend their keys and values."""
+        """Runs live groups through all layers; groups in ``cached`` only lend their keys and values.
+
+        Nobody reads the output of a ``silent`` group: its last layer only makes keys and values.
+        """
         hidden = {group: stream.x for group, stream in groups.items()}
         kept: dict[Group, list[KeysValues]] = {group: [] for group in groups}
         last = self.config.num_layers - 1
@@ -252,35 +262,51 @@ class WorldActionModel(nn.Module):
             queries = {}
             for group, stream in groups.items():
                 arguments = hidden[group], stream.modulation.blocks[layer], stream.rope
-                if group is Group.FRAME and layer == last:  # nobody reads a frame token's output
+                if group in silent and layer == last:
                     kv[group] = blocks[group].project_kv(*arguments)
                 else:
                     queries[group], kv[group] = blocks[group].project(*arguments)
                 kept[group].append(kv[group])
             for group in queries:
                 attended = attend(queries[group], *_gather(kv, visible(question, group)))
-                text = cross[_EXPERT[group]][layer]
+                text, image = cross[_EXPERT[group]][layer], self._image(group, layer, cross)
                 modulation = groups[group].modulation.blocks[layer]
-                hidden[group] = blocks[group].merge(hidden[group], attended, modulation, text)
+                hidden[group] = blocks[group].merge(hidden[group], attended, modulation, text, image)
         out = {
             group: self.experts[_EXPERT[group]].head(hidden[group], stream.modulation.head)
             for group, stream in groups.items()
-            if group is not Group.FRAME
+            if group not in silent
         }
         return _Run(out, {group: tuple(layers) for group, layers in kept.items()})
 
+    def _image(self, group: Group, layer: int, cross: Mapping[str, LayersKV]) -> KeysValues | None:
+        looks = self.config.image_width > 0 and (group is not Group.ACTION or self.config.action_register)
+        return cross["image"][layer] if looks else None
+
     def _predict_actions(self, actions: Tensor, modulation: ExpertModulation, context: ContextCache) -> Tensor:
         groups = {Group.ACTION: self._enter("action", actions, modulation, self.action_positions, "chunk")}
-        cached, cross = {Group.FRAME: context.frame}, {"action": context.cross}
+        cached, cross = {Group.FRAME: context.frame}, {"action": context.cross, "image": context.image}
         return self._run(groups, cached, cross, Question.POLICY).out[Group.ACTION]
 
-    def _enter_frame(self, tokens: Tensor) -> "_Stream":
-        modulation = self.clean_modulation(tokens.new_zeros(len(tokens)))
+    def _enter_frame(self, tokens: Tensor, modulation: ExpertModulation) -> "_Stream":
+        if self.config.condition_channels:
+            tokens = with_condition(tokens, frame_condition(tokens, self.config), self.config)
         return self._enter("video", tokens, modulation, self.video_positions, "now")
 
-    def _enter_video(self, tokens: Tensor, sigma: Tensor) -> "_Stream":
+    def _enter_noisy(self, video: NoisyVideo | None, actions: tuple[Tensor, Tensor] | None) -> "dict[Group, _Stream]":
+        groups = {}
+        if video is not None:
+            groups[Group.VIDEO] = self._enter_video(*video)
+        if actions is not None:
+            groups[Group.ACTION] = self._enter_actions(*actions)
+        return groups
+
+    def _enter_video(self, tokens: Tensor, sigma: Tensor, condition: Tensor | None = None) -> "_Stream":
+        if self.config.condition_channels:
+            tokens = with_condition(tokens, condition, self.config)
         modulation = self.experts["video"].modulate(_per_token(sigma))
-        return self._enter("video", tokens, modulation, self.video_positions, "later")
+        positions = self.video_positions.repeat(self.config.future_latents, 1)
+        return self._enter("video", tokens, modulation, positions, "later")
 
     def _enter_actions(self, actions: Tensor, sigma: Tensor) -> "_Stream":
         modulation = self.experts["action"].modulate(_per_token(sigma))
@@ -294,6 +320,11 @@ class WorldActionModel(nn.Module):
             x = x + positions
         turning = rope.Rope(*(self.get_buffer(f"{table}_{part}") for part in rope.Rope._fields))
         return _Stream(x, modulation, turning)
+
+    def _text_kv(self, text: Tensor) -> dict[str, LayersKV]:
+        video = self.experts["video"].text_kv(text)
+        shared = self.config.action_register
+        return {"video": video, "action": video if shared else self.experts["action"].text_kv(text)}
 
     @property
     def _prediction(self) -> str:
@@ -318,35 +349,6 @@ class _Stream(NamedTuple):
 class _Run(NamedTuple):
     out: dict[Group, Tensor]
     kv: dict[Group, LayersKV]
-
-
-class _Expert(nn.Module):
-    """Embedding, blocks, timestep and head of one expert."""
-
-    def __init__(self, config: ModelConfig, width: int, io_dim: int) -> None:
-        super().__init__()
-        geometry = ExpertConfig(
-            width=width,
-            text_width=config.text_width,
-            num_heads=config.num_heads,
-            head_dim=config.head_dim,
-            ffn_width=config.ffn_ratio * width,
-            qk_norm=config.qk_norm,
-            gate_init=config.gate_init,
-        )
-        self.embed = nn.Linear(io_dim, width)
-        self.time = TimestepEmbedding(config.frequency_dim, width)
-        self.blocks = nn.ModuleList(Block(geometry) for _ in range(config.num_layers))
-        self.head = Head(width, io_dim)
-
-    def modulate(self, sigma: Tensor) -> ExpertModulation:
-        """(B, S) noise levels → what they do to every block and to the head."""
-        embedded, time = self.time(sigma)  # (B, S, D), (B, S, 6, D)
-        return ExpertModulation(tuple(block.modulate(time) for block in self.blocks), self.head.modulate(embedded))
-
-    def text_kv(self, text: Tensor) -> LayersKV:
-        """Cross-attention keys and values of every layer, each (B, h, T, d)."""
-        return tuple(block.text_kv(text) for block in self.blocks)
 
 
 _EXPERT = {Group.FRAME: "video", Group.VIDEO: "video", Group.ACTION: "action"}

@@ -7,6 +7,7 @@ Shape legend: B batch, K cameras, H chunk, A action width, N tokens, Z values of
 """
 
 import itertools
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, UInt8
@@ -44,16 +45,17 @@ def sample_actions(
 def sample_video(
     model: WorldActionModel,
     context: ContextCache,
-    video_cross: LayersKV,
+    cross: Mapping[str, LayersKV],
     noise: Float[Tensor, "B N Z"],
     n_steps: int,
+    condition: Tensor | None = None,
 ) -> Float[Tensor, "B N Z"]:
-    """Denoises the video tokens ``future_offset`` control steps ahead, isolated from actions."""
+    """Denoises the future's video tokens, isolated from actions."""
     video = noise
     sigmas = sigma_schedule(n_steps, model.config.video_shift)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         levels = noise.new_tensor([sigma, sigma_next])[:, None].expand(-1, noise.shape[0])  # (2, B)
-        velocity = model.video_velocity(video, levels[0], context, video_cross)
+        velocity = model.video_velocity(video, levels[0], context, cross, condition)
         video = euler_step(video, velocity, levels[0], levels[1])
     return video
 
@@ -70,8 +72,11 @@ def imagine_frame(
 ) -> UInt8[Tensor, "B K height width 3"]:
     """What the model expects every camera to see ``future_offset`` control steps from now."""
     tokens = model.tokenizer.encode(images)
-    cross = model.cross_kv(proprio, prompt)
+    cross = model.cross_kv(proprio, prompt, model.tokenizer.image_tokens(images))
     context = model.encode_context_tokens(tokens, cross)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(tokens.shape, generator=generator).to(tokens)
-    return model.tokenizer.decode(sample_video(model, context, cross["video"], noise, n_steps))
+    shape = (len(tokens), model.config.future_tokens, model.config.token_dim)
+    noise = torch.randn(shape, generator=generator).to(tokens)
+    condition = model.tokenizer.future_condition(images)
+    future = sample_video(model, context, cross, noise, n_steps, condition)
+    return model.tokenizer.decode_future(tokens, future)[:, -1]

@@ -5,18 +5,24 @@ deviation (half-whitened: strong components stay stronger, weak ones are not noi
 under a second; there is nothing to train and nothing that can lose colour. Latents are then grouped 2×2 into video
 tokens.
 
-Shape legend: B batch, K cameras, C latent channels, N tokens of one instant, Z = 4·C token values.
+Shape legend: B batch, K cameras, T future frames, C latent channels, N tokens of one instant, Z = 4·C token values.
 """
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from wam.config import ModelConfig
+from wam.model_config import ModelConfig
+from wam.vae import VaeTokenizer
 
-__all__ = ["PatchTokenizer"]
+__all__ = ["PatchTokenizer", "make_tokenizer"]
 
 SMALLEST_STD = 1e-3  # of [0, 1] intensities; keeps a component without variance from being blown up
+
+
+def make_tokenizer(config: ModelConfig) -> "PatchTokenizer | VaeTokenizer":
+    """Returns the tokenizer that a configuration names; both have the same methods."""
+    return VaeTokenizer(config) if config.tokenizer == "vae" else PatchTokenizer(config)
 
 
 class PatchTokenizer(nn.Module):
@@ -74,6 +80,28 @@ class PatchTokenizer(nn.Module):
         height, width = self.config.image_size_px
         images = pixels.reshape(batch, cameras, height, width, 3)
         return (images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+
+    def encode_future(
+        self, images: UInt8[Tensor, "B K height width 3"], future: UInt8[Tensor, "B T K height width 3"]
+    ) -> Float[Tensor, "B TN Z"]:
+        """Turns the frames that follow an observation into video tokens, frame by frame."""
+        del images  # every frame stands for itself
+        return self.encode(future.flatten(0, 1)).unflatten(0, future.shape[:2]).flatten(1, 2)
+
+    def decode_future(
+        self, tokens: Float[Tensor, "B N Z"], future: Float[Tensor, "B TN Z"]
+    ) -> UInt8[Tensor, "B T K height width 3"]:
+        """Turns future tokens back into frames."""
+        frames = future.unflatten(1, (-1, tokens.shape[1]))  # (B, T, N, Z)
+        return self.decode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+    def future_condition(self, images: UInt8[Tensor, "B K height width 3"]) -> None:
+        """Nothing stands beside imagined tokens."""
+        del images
+
+    def image_tokens(self, images: UInt8[Tensor, "B K height width 3"]) -> None:
+        """There is no image encoder."""
+        del images
 
     def _patches(self, images: Tensor) -> Tensor:
         px = self.config.patch_px

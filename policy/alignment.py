@@ -140,7 +140,8 @@ class ObservationBuffer:
         why = f" ({stream.counts.malformed} refused, the last because {stream.refusal})" if stream.refusal else ""
         if entry is None and stream.newest is not None:
             ahead = stream.newest.stamp - t
-            return f"{key} is stamped {ahead:.3f} s in the future: its clock is not the robot's{why}"
+            blame = ": its clock is not the robot's" if ahead > limit else " and nothing came before"
+            return f"{key} is stamped {ahead:.3f} s in the future{blame}{why}"
         if entry is None:
             return f"{key} has not arrived yet{why}"
         if t - entry.stamp <= limit:

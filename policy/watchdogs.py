@@ -1,0 +1,159 @@
+"""What the guard watches: joint states, a person's commands, heartbeats, tracking, its own period. Reads no clock.
+
+``now`` is a steady clock and ``robot_now`` robot time, both in seconds. Shape legend: A axes.
+"""
+
+import math
+
+import numpy as np
+
+from policy.chunk_checks import ABSURD
+from wam.robot import RobotSpec
+
+__all__ = ["ClockWatch", "Heartbeat", "StateWatch", "TeleopInput", "TrackingWatch"]
+
+BACKWARD_S = 1e-3  # robot time may step back this far without being called a jump: clocks of two processes
+FORWARD_S = 0.5  # ... and run ahead of the steady clock this far: a machine that was busy
+
+
+class StateWatch:
+    """The newest measured joint positions and how old they are."""
+
+    def __init__(self, robot: RobotSpec) -> None:
+        self._width = robot.action_dim
+        self.measured: np.ndarray | None = None  # (A,) float64 [rad, opening]
+        self.dropped = 0  # states that were not finite, absurd, of another shape or without a newer stamp
+        self._stamp = -math.inf
+        self._arrival = -math.inf
+
+    def add(self, stamp: float, proprio: np.ndarray, now: float) -> None:
+        """Takes a state; one that brings no news does not count as a sign of life."""
+        proprio = np.asarray(proprio, dtype=np.float64)
+        usable = proprio.shape == (self._width,) and (np.abs(proprio) <= ABSURD).all()  # also False for NaN
+        if not usable or not stamp > self._stamp or not math.isfinite(stamp):
+            self.dropped += 1
+            return
+        self.measured, self._stamp, self._arrival = proprio, stamp, now
+
+    def forget_stamp(self) -> None:
+        """After a clock jump any stamp is news."""
+        self._stamp = -math.inf
+
+    def age(self, now: float, robot_now: float) -> float:
+        """Time since the newest state, by arrival or by stamp, whichever is longer [s]."""
+        if self.measured is None:
+            return math.inf
+        by_stamp = robot_now - self._stamp if math.isfinite(self._stamp) else 0.0
+        return max(now - self._arrival, by_stamp)
+
+
+class TeleopInput:
+    """A person's newest command, as a target that moves on for as long as one command lasts."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """The person let go."""
+        self.position: np.ndarray | None = None  # (A,) [rad, opening]
+        self._velocity: np.ndarray | None = None
+        self._stamp, self._arrival, self._interval = -math.inf, -math.inf, 0.0
+
+    def add(self, positions: np.ndarray, stamp: float, now: float) -> bool:
+        """Takes a checked command; False if it is not newer than the last one."""
+        if not stamp > self._stamp:
+            return False
+        interval = stamp - self._stamp
+        steady = self.position is not None and interval < 0.2  # else it is the first after a pause
+        self._velocity = (positions - self.position) / interval if steady else np.zeros_like(positions)
+        self._interval = interval if steady else 0.0
+        self.position, self._stamp, self._arrival = positions, stamp, now
+        return True
+
+    def age(self, now: float) -> float:
+        """Time since the newest command arrived [s]."""
+        return now - self._arrival
+
+    def target(self, now: float) -> tuple[np.ndarray, np.ndarray]:
+        """(A,) where the person points now [rad] and (A,) how fast that moves [rad/s]."""
+        assert self.position is not None
+        assert self._velocity is not None
+        ahead = max(0.0, now - self._arrival)
+        if ahead > self._interval:
+            return self.position + self._velocity * self._interval, np.zeros_like(self._velocity)
+        return self.position + self._velocity * ahead, self._velocity
+
+
+class Heartbeat:
+    """Silence of an e-stop device that was heard before."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._last: float | None = None
+
+    @property
+    def heard(self) -> bool:
+        """A heartbeat arrived at some time."""
+        return self._last is not None
+
+    def beat(self, now: float) -> None:
+        """Takes a heartbeat."""
+        self._last = now
+
+    def lost(self, now: float) -> bool:
+        """Silent for longer than the limit, after it was heard once; never with a limit of 0."""
+        return self._limit_s > 0 and self._last is not None and now - self._last > self._limit_s
+
+
+class TrackingWatch:
+    """An arm that does not go where it is told."""
+
+    def __init__(self, robot: RobotSpec) -> None:
+        self._names = robot.action_names
+        self._safety = robot.safety
+        self._since: float | None = None
+        self.error = 0.0  # newest largest |command - measured| [rad, opening]
+
+    def check(self, command: np.ndarray, measured: np.ndarray, now: float) -> str:
+        """Returns why to fault, or ""."""
+        errors = np.abs(command - measured)
+        worst = int(errors.argmax())
+        self.error = float(errors[worst])
+        if self.error <= self._safety.tracking_error:
+            self._since = None
+            return ""
+        self._since = now if self._since is None else self._since
+        if now - self._since < self._safety.tracking_time_s:
+            return ""
+        return (
+            f"'{self._names[worst]}' is {self.error:.3f} from its command for {now - self._since:.2f} s but "
+            f"safety.tracking_error allows {self._safety.tracking_error:.3f}: blocked, or the servo is off"
+        )
+
+    def forget(self) -> None:
+        """Nothing is commanded, or nothing is measured."""
+        self._since = None
+
+
+class ClockWatch:
+    """The guard's own period and jumps of robot time."""
+
+    def __init__(self, period_s: float, late_periods: float, time_scale: float) -> None:
+        self._period_s, self._longest_s, self._scale = period_s, period_s * late_periods, time_scale
+        self._last: tuple[float, float] | None = None  # steady, robot
+        self.late = False  # the newest tick came too late
+        self.late_ticks = 0
+        self.worst_s = 0.0  # longest time between two ticks [s]
+
+    def tick(self, now: float, robot_now: float) -> tuple[float, bool]:
+        """Returns how much robot time this tick may move the arm by [s], and whether robot time jumped."""
+        if self._last is None:
+            self._last = (now, robot_now)
+            return self._period_s * self._scale, False
+        passed, robot_passed = now - self._last[0], robot_now - self._last[1]
+        self._last = (now, robot_now)
+        self.late = passed > self._longest_s
+        self.late_ticks += int(self.late)
+        self.worst_s = max(self.worst_s, passed)
+        jumped = not (-BACKWARD_S <= robot_passed <= max(passed, 0.0) * self._scale + FORWARD_S)  # also for NaN
+        return min(max(passed, 0.0), self._longest_s) * self._scale, jumped

@@ -1,0 +1,625 @@
+"""Every row of the guard's table: what is noticed, what the arm does, and whether it latches."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from policy.guard import NOTHING_CONSUMED, Guard, GuardConfig, GuardState
+from tests.guard_rig import DT, HOME, ROBOT, WIDTH, Rig
+from wam.errors import ConfigError
+
+WAIT, HOLD, POLICY, TELEOP, FAULT = GuardState
+FAR = HOME + 0.5
+NAMES = ROBOT.action_names
+
+
+def moving(target=FAR, *, ticks: int = 25) -> Rig:
+    """An arm that the policy is moving at some speed."""
+    rig = Rig().engaged(target)
+    rig.run_policy(target, ticks=ticks)
+    assert np.abs(rig.command.velocities).max() > 0.2
+    return rig
+
+
+def seconds_to(rig: Rig, state: GuardState, *, limit_s: float = 2.0) -> float:
+    """Ticks until a state is reached; returns the time that took [s]."""
+    begun = rig.now
+    while rig.state is not state:
+        rig.tick()
+        assert rig.now - begun < limit_s, f"never reached {state}"
+    return rig.now - begun
+
+
+def brakes(rig: Rig) -> None:
+    """The arm comes to rest within its braking distance and stays there."""
+    speed = np.abs(rig.command.velocities)
+    start = rig.command.positions.copy()
+    hardest = np.array([axis.max_acceleration for axis in ROBOT.axes])
+    rig.tick(math.ceil((speed / hardest).max() / DT) + 1)
+    assert np.abs(rig.command.velocities).max() < 1e-5
+    assert (np.abs(rig.command.positions - start) <= speed**2 / (2 * hardest) + 1e-6).all()
+    rest = rig.command.positions
+    rig.tick(10)
+    np.testing.assert_allclose(rig.command.positions, rest, atol=1e-6)
+    assert rig.violations() == []
+
+
+def test_nothing_is_commanded_before_the_first_joint_state():
+    rig = Rig()
+    rig.states = False
+    assert rig.tick(5).positions is None
+    assert (rig.state, rig.command.reason) == (WAIT, "waiting for joint states")
+    rig.states = True
+    np.testing.assert_allclose(rig.tick().positions, HOME, atol=1e-6)
+    assert (rig.state, rig.command.reason) == (HOLD, "not engaged")
+
+
+def test_chunks_do_not_move_an_arm_that_was_not_engaged():
+    rig = Rig()
+    rig.tick()
+    rig.run_policy(FAR, ticks=30)
+    assert rig.state is HOLD
+    np.testing.assert_allclose(rig.command.positions, HOME, atol=1e-6)
+
+
+def test_the_policy_moves_an_engaged_arm_to_where_it_wants():
+    rig = Rig().engaged(FAR)
+    rig.run_policy(FAR, ticks=400)
+    assert rig.state is POLICY
+    np.testing.assert_allclose(rig.arm[:-1], np.clip(FAR, ROBOT.lower, ROBOT.upper)[:-1], atol=0.02)
+    assert rig.violations() == []
+
+
+# Row: no chunk, policy dead or hung.
+def test_a_silent_policy_is_braked_and_goes_on_when_it_speaks_again():
+    rig = moving()
+    rig.send(FAR)
+    elapsed = seconds_to(rig, HOLD)
+    assert ROBOT.safety.chunk_age_s - DT <= elapsed <= ROBOT.safety.chunk_age_s + 2 * DT
+    assert "but safety.chunk_age_s allows 0.35 s" in rig.command.reason
+    brakes(rig)
+    assert rig.send(FAR) == ""
+    assert rig.tick().state is POLICY  # not latched
+
+
+# Row: /joint_states stale.
+def test_missing_joint_states_brake_then_latch():
+    rig = moving()
+    rig.states = False
+    elapsed = seconds_to(rig, HOLD)
+    assert elapsed <= ROBOT.safety.state_age_s + 2 * DT
+    assert rig.send(FAR) == "joint states are stale"
+    brakes(rig)
+    elapsed += seconds_to(rig, FAULT)
+    assert "no joint states for 1 s" in rig.command.reason
+    held = rig.command.positions
+    rig.tick(20)
+    np.testing.assert_array_equal(rig.command.positions, held)  # where the arm is, is not known
+    rig.states = True
+    assert rig.tick(5).state is FAULT
+
+
+def test_joint_states_that_come_back_in_time_do_not_latch():
+    rig = moving()
+    rig.states = False
+    rig.tick(20)  # 0.4 s
+    rig.states = True
+    assert rig.tick().state is HOLD
+    assert rig.command.reason == "no chunk from the policy"  # the chunk from before is not played on
+    assert rig.send(FAR) == ""
+    assert rig.tick().state is POLICY
+
+
+@pytest.mark.parametrize("spoil", ["frozen", "nan", "absurd", "late"])
+def test_joint_states_without_news_count_as_missing(spoil):
+    rig = moving()
+    rig.states = False
+    stamp = rig.robot_now
+    for _ in range(10):
+        positions = rig.arm.copy()
+        positions[2] = {"nan": np.nan, "absurd": 1e300}.get(spoil, positions[2])
+        when = {"frozen": stamp, "late": rig.robot_now - 0.3}.get(spoil, rig.robot_now)
+        rig.guard.on_state(when, positions, rig.now)
+        rig.tick()
+    assert rig.state is HOLD
+    assert int(rig.guard.status()["states_dropped"]) > 0
+
+
+# Row: NaN, inf, wrong names, shape, time.
+MALFORMED = {
+    "nan": ({"positions": np.full((16, WIDTH), np.nan)}, "chunk holds nan for 'yaw' at point 0: dropped whole"),
+    "one inf": (
+        {"positions": np.where(np.arange(16)[:, None] == 9, np.inf, np.zeros(WIDTH))},
+        "inf for 'yaw' at point 9",
+    ),
+    "degrees of a disc": ({"positions": np.full((16, WIDTH), 4e4)}, "chunk holds 40000.0 for 'yaw'"),
+    "missing name": ({"names": NAMES[:-1]}, "lacks gripper; robot 'sim6' has exactly yaw"),
+    "extra name": ({"names": (*NAMES, "tail"), "positions": np.zeros((16, WIDTH + 1))}, "has unknown tail"),
+    "wrong name": ({"names": ("jaw", *NAMES[1:])}, "lacks yaw; has unknown jaw"),
+    "name twice": ({"names": (NAMES[0], *NAMES[:-1])}, "lacks gripper"),
+    "no names": ({"names": ()}, "joint names none: lacks yaw"),
+    "too wide": ({"positions": np.zeros((16, WIDTH + 1))}, "has 7 names for 8 columns"),
+    "empty": ({"positions": np.zeros((0, WIDTH)), "times_s": np.zeros(0)}, "chunk has 0 points but needs at least 2"),
+    "one point": (
+        {"positions": np.zeros((1, WIDTH)), "times_s": np.zeros(1)},
+        "chunk has 1 points but needs at least 2",
+    ),
+    "wrong length": ({"times_s": np.arange(15) * 0.1}, "positions (16, 7) and times (15,): one time per point"),
+    "flat": ({"positions": np.zeros(16)}, "positions (16,) and times (16,)"),
+    "standing time": ({"times_s": np.zeros(16)}, "must start at 0 or later, strictly increase"),
+    "backward time": ({"times_s": -np.arange(16) * 0.1}, "strictly increase"),
+    "nan time": ({"times_s": np.full(16, np.nan)}, "strictly increase"),
+    "milliseconds": ({"times_s": np.arange(16) * 100.0}, "end within 60 s"),
+    "nan stamp": ({"stamp": math.nan}, "chunk stamp is nan"),
+    "words": ({"positions": [["a"] * WIDTH] * 16}, "positions are not an array of numbers"),
+    "ragged": ({"positions": [[0.0] * WIDTH] * 15 + [[0.0]]}, "positions are not an array of numbers"),
+}
+
+
+@pytest.mark.parametrize(("changes", "refusal"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_chunk_is_dropped_whole_and_the_third_in_a_row_latches(changes, refusal):
+    rig = moving()
+    expected = rig.guard.status()["sequence"]
+    for count in range(2):
+        assert refusal in rig.send(FAR, **changes)
+        rig.tick()
+        assert (rig.state, rig.guard.status()["sequence"]) == (POLICY, expected), count
+    assert rig.send(FAR) == ""  # a good one in between
+    for _ in range(2):
+        rig.send(FAR, **changes)
+        assert rig.tick().state is POLICY
+    rig.send(FAR, **changes)
+    assert rig.tick().state is FAULT
+    assert "3 malformed chunks in a row, the last because" in rig.command.reason
+    assert refusal in rig.command.reason
+    assert rig.guard.status()["last_refusal"] == rig.command.reason.split("because ")[1]
+    rig.tick(30)
+    assert rig.violations() == []
+
+
+def test_permuted_names_are_put_in_order():
+    plain, permuted = Rig().engaged(FAR), Rig().engaged(FAR)
+    order = np.array([3, 1, 6, 0, 5, 2, 4])
+    for count in range(40):
+        if count % 7 == 0:
+            assert plain.send(FAR) == ""
+            message = permuted.message(FAR)
+            names = tuple(NAMES[i] for i in order)
+            message = dataclasses.replace(message, names=names, positions=message.positions[:, order])
+            assert permuted.guard.on_chunk(message, permuted.now, permuted.robot_now) == ""
+        np.testing.assert_array_equal(plain.tick().positions, permuted.tick().positions)
+
+
+# Row: stale or out-of-order chunk.
+@pytest.mark.parametrize(("epoch", "sequence"), [(7, 0), (7, -1), (6, 99)])
+def test_an_old_chunk_changes_nothing_and_latches_nothing(epoch, sequence):
+    rig = moving()
+    for _ in range(5):
+        assert "out of order" in rig.send(-FAR, epoch=epoch, sequence=sequence)
+        rig.sequence -= 1
+    before = rig.command.velocities
+    assert rig.tick().state is POLICY
+    assert np.sign(rig.command.velocities[0]) == np.sign(before[0])
+
+
+def test_a_restarted_policy_is_heard_at_once():
+    rig = moving()
+    rig.epoch, rig.sequence = 8, -1
+    assert rig.send(FAR) == ""
+    assert rig.tick().consumed[:2] == (8, 0)
+
+
+# Row: clock jump; stamp in the future or too old.
+@pytest.mark.parametrize(("offset", "message"), [(0.2, "0.200 s in the future"), (-0.6, "0.600 s old")])
+def test_a_stamp_that_cannot_be_clears_the_chunk_and_holds(offset, message):
+    rig = moving()
+    assert message in rig.send(FAR, stamp=rig.robot_now + offset)
+    assert rig.tick().state is HOLD
+    brakes(rig)
+    assert rig.send(FAR) == ""
+    assert rig.tick().state is POLICY  # not latched
+
+
+@pytest.mark.parametrize("jump", [-50.0, 150.0])
+def test_a_clock_jump_clears_the_chunk_and_holds(jump):
+    rig = moving()
+    rig.robot_now += jump
+    assert rig.tick().state is HOLD
+    assert rig.guard.status()["clock_jumps"] == "1"
+    brakes(rig)
+    assert rig.send(FAR) == ""
+    assert rig.tick().state is POLICY
+    rig.tick(5)
+    assert rig.violations() == []
+
+
+def test_a_clock_jump_that_somebody_else_noticed_does_the_same():
+    rig = moving()
+    rig.guard.on_clock_jump(rig.now)
+    assert rig.tick().state is HOLD
+
+
+# Row: position, velocity, acceleration limit.
+def test_a_teleporting_chunk_is_clamped_and_counted():
+    rig = moving()
+    for _ in range(40):
+        rig.send(positions=np.tile(rig.arm + 1.5, (16, 1)))
+        rig.tick()
+        rig.send(positions=np.tile(ROBOT.upper + 9.0, (16, 1)))
+        rig.tick()
+    assert rig.state is POLICY
+    assert rig.violations() == []
+    assert int(rig.guard.status()["ticks_limited"]) > 20
+    assert (rig.arm <= ROBOT.upper.astype(float) - ROBOT.safety.position_margin + 1e-6).all()
+
+
+# Row: tracking error.
+def test_a_blocked_arm_latches_and_is_held_where_it_is():
+    rig = moving(HOME + 1.5, ticks=10)
+    rig.follows = False
+    blocked = rig.arm.copy()
+    while rig.state is not FAULT:
+        rig.send(positions=np.tile(HOME + 1.5, (16, 1)))
+        rig.tick()
+        assert rig.now < 105
+    assert "from its command for 0.2" in rig.command.reason
+    assert "blocked, or the servo is off" in rig.command.reason
+    rig.tick(100)
+    np.testing.assert_allclose(rig.command.positions, blocked, atol=1e-3)
+    assert rig.violations() == []
+
+
+def test_a_short_lag_does_not_latch():
+    rig = moving(HOME + 1.5, ticks=10)
+    rig.follows = False
+    over = 0
+    while over < 5:  # 0.1 s beyond the limit
+        rig.send(positions=np.tile(HOME + 1.5, (16, 1)))
+        rig.tick()
+        over += np.abs(rig.command.positions - rig.arm).max() > ROBOT.safety.tracking_error
+    rig.follows = True
+    rig.arm = rig.command.positions.copy()
+    rig.tick(20)
+    assert rig.state is not FAULT
+
+
+# Row: e-stop, or its heartbeat lost.
+@pytest.mark.parametrize("how", ["topic", "service"])
+def test_an_e_stop_stops_and_latches_until_reset(how):
+    rig = moving()
+    if how == "topic":
+        rig.guard.on_e_stop(True, rig.now)
+    else:
+        rig.guard.e_stop(rig.now)
+    assert rig.tick().state is FAULT
+    assert rig.command.reason == "e-stop"
+    brakes(rig)
+    assert "the guard is in FAULT (e-stop): reset it first" in rig.send(FAR)
+    assert rig.guard.engage(rig.now) == (False, "the guard is in FAULT (e-stop): reset it first")
+    if how == "topic":
+        assert rig.guard.reset(rig.now) == (False, "the e-stop is pressed")
+        rig.guard.on_e_stop(False, rig.now)
+        assert rig.tick().state is FAULT  # releasing the button does not unlatch
+    done, message = rig.guard.reset(rig.now)
+    assert done
+    assert "engage to go on" in message
+    rig.send(FAR)
+    rig.tick(3)
+    assert rig.state is HOLD  # and does not engage
+    assert rig.guard.engage(rig.now)[0]
+    assert rig.tick().state is POLICY
+
+
+def test_a_repeated_latched_e_stop_message_keeps_the_fault():
+    rig = moving()
+    for _ in range(3):  # a late joiner gets the latched sample, and some devices repeat it
+        rig.guard.on_e_stop(True, rig.now)
+        rig.tick()
+    assert rig.guard.status()["faults"] == "1"
+
+
+def test_an_e_stop_before_the_first_command_commands_nothing():
+    rig = Rig()
+    rig.states = False
+    rig.guard.on_e_stop(True, rig.now)
+    command = rig.tick()
+    assert (command.state, command.positions) == (FAULT, None)
+    rig.states = True
+    assert rig.tick(3).positions is None
+    rig.guard.on_e_stop(False, rig.now)
+    assert rig.guard.reset(rig.now)[0]
+    np.testing.assert_allclose(rig.tick().positions, HOME, atol=1e-6)
+
+
+def test_a_lost_heartbeat_latches_only_after_it_was_heard():
+    rig = moving()
+    rig.run_policy(FAR, ticks=60)
+    assert rig.state is POLICY  # never heard: never watched
+    rig.guard.on_heartbeat(rig.now)
+    rig.run_policy(FAR, ticks=20)
+    assert rig.state is POLICY
+    for _ in range(10):
+        rig.send(FAR)
+        rig.tick()
+    assert rig.state is FAULT
+    assert rig.command.reason == "no heartbeat of the e-stop for 0.5 s"
+    rig.tick(30)
+    assert rig.guard.reset(rig.now) == (False, "the e-stop's heartbeat is still missing")
+    rig.guard.on_heartbeat(rig.now)
+    assert rig.guard.reset(rig.now)[0]
+
+
+def test_a_required_heartbeat_must_be_heard_before_engaging():
+    rig = Rig(config=GuardConfig(require_heartbeat=True))
+    rig.tick()
+    rig.send()
+    assert rig.guard.engage(rig.now) == (False, "no heartbeat of the e-stop was heard, and this guard requires one")
+    rig.guard.on_heartbeat(rig.now)
+    assert rig.guard.engage(rig.now)[0]
+
+
+# Row: own loop late.
+@pytest.mark.parametrize("pause", [0.08, 0.3])
+def test_a_late_loop_keeps_the_limits_and_says_so(pause):
+    rig = moving()
+    before = rig.command.positions
+    rig.tick(dt=pause)
+    fastest = np.array([axis.max_velocity for axis in ROBOT.axes])
+    assert (np.abs(rig.command.positions - before) <= fastest * 3 * DT + 1e-9).all()
+    status = rig.guard.status()
+    assert (status["level"], status["late_ticks"]) == ("error", "1")
+    rig.tick()
+    assert rig.guard.status()["level"] != "error"
+
+
+# Row: SIGTERM.
+def test_a_stop_brakes_and_repeats_the_hold_before_it_is_done():
+    rig = moving()
+    rig.guard.begin_stop(rig.now)
+    rest = 0
+    while not rig.guard.stopped:
+        assert rig.tick().state is HOLD
+        rest += not rig.command.velocities.any()
+        assert rig.now < 105
+    assert rest == 4
+    assert rig.guard.engage(rig.now)[0] is False
+    assert rig.violations() == []
+
+
+def test_a_stop_in_fault_and_before_any_command_ends_too():
+    rig = moving()
+    rig.guard.e_stop(rig.now)
+    rig.guard.begin_stop(rig.now)
+    rig.tick(40)
+    assert rig.guard.stopped
+    fresh = Rig()
+    fresh.guard.begin_stop(fresh.now)
+    assert fresh.guard.stopped
+
+
+# Engaging.
+def test_engaging_needs_fresh_inputs():
+    rig = Rig()
+    rig.states = False
+    rig.tick()
+    assert rig.guard.engage(rig.now) == (False, "the guard is in WAIT: waiting for joint states")
+    rig.states = True
+    rig.tick()
+    assert rig.guard.engage(rig.now) == (False, "there is no fresh chunk and no fresh teleoperation command")
+    rig.send()
+    rig.tick(30)
+    assert rig.guard.engage(rig.now) == (False, "there is no fresh chunk and no fresh teleoperation command")
+    rig.send()
+    assert rig.guard.engage(rig.now)[0]
+    assert rig.guard.engage(rig.now) == (True, "already engaged")
+
+
+def test_engaging_needs_the_arm_where_it_is_held():
+    rig = Rig()
+    rig.tick(2)
+    rig.follows = False
+    rig.arm = HOME.copy()
+    rig.arm[1] += 0.4  # pushed away by hand
+    rig.tick()
+    rig.send()
+    done, why = rig.guard.engage(rig.now)
+    assert not done
+    assert why == (
+        "the arm is not where it is held ('shoulder' differs by 0.400, 0.150 is allowed): reset to hold it where it is"
+    )
+    assert rig.guard.reset(rig.now)[0]
+    rig.forget_commands()
+    np.testing.assert_allclose(rig.tick().positions, rig.arm, atol=1e-6)
+    rig.send()
+    assert rig.guard.engage(rig.now)[0]
+
+
+def test_engaging_needs_a_first_action_near_the_arm():
+    rig = Rig()
+    rig.tick()
+    rig.send(positions=np.tile(HOME + 0.6, (16, 1)))
+    done, why = rig.guard.engage(rig.now)
+    assert not done
+    assert "the policy's first action is not where the arm is ('yaw' differs by 0.600, 0.400 is allowed)" in why
+
+
+# A person.
+def test_a_person_outranks_the_policy_which_goes_on_from_a_fresh_chunk():
+    rig = moving()
+    for _ in range(20):
+        rig.send(FAR)
+        assert rig.teleop(rig.command.positions + 0.01) == ""
+        rig.tick()
+        assert rig.state is TELEOP
+    assert rig.command.consumed == NOTHING_CONSUMED
+    rig.tick(15)
+    assert rig.state is HOLD
+    assert rig.command.reason == "no chunk from the policy"
+    rig.send(FAR)
+    assert rig.tick().state is POLICY
+    rig.run_policy(FAR, ticks=20)
+    assert rig.violations() == []
+
+
+def test_a_leader_arm_in_another_pose_has_to_come_to_the_arm():
+    rig = moving()
+    rig.teleop(rig.arm + 1.0)
+    assert rig.tick().state is HOLD  # a person wants something: the policy stops, but nothing sweeps across
+    assert "teleoperation is not where the arm is ('yaw' differs by" in rig.command.reason
+    brakes_from = rig.command.positions
+    for _ in range(10):
+        rig.teleop(rig.arm + 1.0)
+        rig.tick()
+    assert np.abs(rig.command.positions - brakes_from).max() < 0.3
+    rig.teleop(rig.arm)
+    assert rig.tick().state is TELEOP
+
+
+def test_a_silent_person_is_braked():
+    rig = Rig()
+    rig.tick()
+    rig.teleop(HOME)
+    assert rig.guard.engage(rig.now)[0]
+    for step in range(20):
+        rig.teleop(HOME + 0.02 * step)
+        rig.tick()
+    assert rig.state is TELEOP
+    assert np.abs(rig.command.velocities).max() > 0.3
+    assert seconds_to(rig, HOLD) <= ROBOT.safety.teleop_age_s + 2 * DT
+    brakes(rig)
+
+
+def test_teleoperation_follows_without_much_lag():
+    rig = Rig()
+    rig.tick()
+    rig.teleop(HOME)
+    assert rig.guard.engage(rig.now)[0]
+    for step in range(60):
+        rig.teleop(HOME + 0.01 * step)  # 0.5 rad/s, opening/s
+        rig.tick()
+    assert np.abs(HOME + 0.01 * step - rig.command.positions).max() < 0.021
+
+
+@pytest.mark.parametrize(
+    ("positions", "names", "refusal"),
+    [
+        (np.full(WIDTH, np.nan), None, "command holds nan for 'yaw'"),
+        (np.zeros(WIDTH - 1), None, "has 7 names for 6 columns"),
+        (np.zeros(WIDTH), ("jaw", *NAMES[1:]), "lacks yaw"),
+        (np.zeros((2, WIDTH)), None, "must be one number per joint"),
+    ],
+)
+def test_a_malformed_command_of_a_person_is_dropped(positions, names, refusal):
+    rig = moving()
+    assert refusal in rig.teleop(positions, names)
+    assert rig.tick().state is POLICY
+
+
+def test_an_old_command_of_a_person_is_dropped():
+    rig = moving()
+    rig.teleop(rig.arm)
+    assert "is not newer than the last one's" in rig.teleop(rig.arm)
+
+
+def test_permuted_names_of_a_person_are_put_in_order():
+    rig = Rig()
+    rig.tick()
+    assert rig.teleop(HOME[::-1] + np.arange(WIDTH)[::-1] * 0.01, NAMES[::-1]) == ""
+    assert rig.guard.engage(rig.now)[0]
+    for _ in range(60):
+        rig.teleop(HOME[::-1] + np.arange(WIDTH)[::-1] * 0.01, NAMES[::-1])
+        rig.tick()
+    np.testing.assert_allclose(rig.command.positions, HOME + np.arange(WIDTH) * 0.01, atol=1e-4)
+
+
+# Counting what was consumed.
+def test_after_a_hold_a_chunk_starts_at_its_first_action():
+    rig = moving()
+    seconds_to(rig, HOLD)
+    rig.tick(30)
+    assert rig.send(FAR, stamp=rig.robot_now - 0.3) == ""  # three control steps old, of which none was executed
+    assert rig.tick().consumed[2] == 0
+
+
+def test_while_running_a_chunk_goes_on_where_its_observation_was_left():
+    rig = Rig().engaged(FAR)
+    stamp = rig.robot_now
+    rig.tick(13)  # 0.26 s on the clock and in action
+    assert rig.send(FAR, stamp=stamp) == ""
+    assert rig.tick().consumed == (7, 1, 2)
+
+
+def test_a_late_loop_does_not_skip_actions():
+    rig = Rig().engaged(FAR)
+    stamp = rig.robot_now
+    rig.tick(dt=0.4)  # counts for three periods only
+    rig.send(FAR, stamp=stamp)
+    assert rig.tick().consumed[2] == 0
+
+
+def test_a_chunk_that_is_over_rests_at_its_last_action():
+    robot = dataclasses.replace(ROBOT, safety=dataclasses.replace(ROBOT.safety, chunk_age_s=9.0))
+    rig = Rig(robot)
+    rig.tick()
+    rig.send(HOME + 0.05, points=4)
+    assert rig.guard.engage(rig.now)[0]
+    rig.tick(100)
+    assert rig.command.consumed == (7, 0, 3)
+    assert not rig.command.velocities.any()
+    np.testing.assert_allclose(rig.command.positions, HOME + 0.05, atol=1e-4)
+    assert rig.violations() == []
+
+
+# Workspace.
+def reach(positions: np.ndarray) -> np.ndarray:
+    return np.array([positions[0], 0.0, 0.0])
+
+
+def boxed() -> dataclasses.dataclass:
+    safety = dataclasses.replace(ROBOT.safety, workspace=((-0.2, 0.2), (-1.0, 1.0), (-1.0, 1.0)))
+    return dataclasses.replace(ROBOT, safety=safety)
+
+
+def test_a_workspace_stops_the_tool_at_its_edge_and_lets_it_back():
+    rig = Rig(boxed(), forward_kinematics=reach).engaged(HOME + 0.1)
+    for _ in range(60):
+        rig.send(positions=np.tile(HOME + 1.0, (16, 1)))
+        rig.tick()
+        assert rig.command.positions[0] <= 0.2 + 1e-9
+    assert rig.state is POLICY
+    assert rig.command.positions[0] > 0.1
+    assert "at the edge of the workspace" in rig.command.reason
+    assert int(rig.guard.status()["ticks_at_workspace"]) > 0
+    for _ in range(60):
+        rig.send(positions=np.tile(HOME, (16, 1)))
+        rig.tick()
+    assert abs(rig.command.positions[0]) < 0.05
+    assert rig.violations() == []
+
+
+def test_a_workspace_without_kinematics_is_refused():
+    with pytest.raises(ConfigError, match="has a safety.workspace but the guard was given no forward kinematics"):
+        Guard(boxed())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("fade_steps", 0.0, "fade_steps is 0.0 but must be a finite number of at least 0.5"),
+        ("faults_after", 0, "faults_after is 0"),
+        ("time_scale", math.nan, "time_scale is nan"),
+        ("reach_steps", 2.0, "reach_steps is 2.0 but an action is reached within its step"),
+    ],
+)
+def test_impossible_settings_are_refused(field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        GuardConfig(**{field: value})
+
+
+def test_status_is_words_and_complete():
+    status = moving().guard.status()
+    assert all(isinstance(value, str) for value in status.values())
+    assert {"state", "reason", "level", "epoch", "sequence", "index", "last_refusal", "chunks_accepted"} <= set(status)
+    assert (status["state"], status["level"], status["engaged"]) == ("RUN_POLICY", "ok", "true")

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from wam.batches import make_batch
+from wam.checkpoint import load_checkpoint
 from wam.dataset import load_episodes
 from wam.errors import CheckpointError, ConfigError, DatasetError
 from wam.losses import LossConfig
@@ -217,3 +218,18 @@ def test_command_prints_where_it_wrote(reach_dataset: Path, tmp_path: Path, caps
     output = capsys.readouterr().out
     assert f"checkpoint: {tmp_path / 'checkpoints' / 'step_00000001'}" in output
     assert str(tmp_path / "metrics.jsonl") in output
+
+
+def test_a_mixture_of_questions_trains_and_resumes(reach_dataset: Path, tmp_path: Path, capsys):
+    """From the command line: four questions, Flash's noise, a clean prefix; a second call goes on."""
+    arguments = ["--dataset", str(reach_dataset), "--out", str(tmp_path), "--preset", "micro", "--batch-size", "8"]
+    arguments += ["--loss.questions.joint", "1", "--loss.questions.inverse", "1", "--loss.questions.forward", "1"]
+    arguments += ["--loss.noise", "flash", "--loss.weight-floor", "0.1", "--max-prefix", "4", "--steps", "3"]
+    assert main(arguments) == 0
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(record["loss"]) for record in records)
+    assert any(record["video"] > 0 for record in records)
+    assert load_checkpoint(tmp_path).config.max_prefix == 4
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "step_00000003" in capsys.readouterr().out

@@ -77,7 +77,9 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
 
 
 def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
-    return dataclasses.replace(preset(config.preset, robot), action_prediction=config.action_prediction)
+    base = preset(config.preset, robot)
+    prediction = config.action_prediction or base.action_prediction
+    return dataclasses.replace(base, action_prediction=prediction, max_prefix=config.max_prefix)
 
 
 def _robot(config: TrainConfig) -> RobotSpec:

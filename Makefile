@@ -19,6 +19,7 @@ VENV ?= .venv
 ARGS ?=
 TESTS ?=
 SLOW ?=
+KILTED ?= .venv-kilted
 WORKERS ?= 2
 export PYTHON TORCH_BACKEND TORCH_WHEEL RECREATE
 
@@ -26,7 +27,7 @@ BIN := $(VENV)/bin
 MARKS := $(if $(SLOW),not gpu,not slow and not gpu)
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-gpu bench doctor lint format lock environment gl clean
+.PHONY: help demo test test-kilted test-gpu bench doctor lint format lock environment gl clean
 
 help: ## what there is
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -37,6 +38,12 @@ demo: environment gl ## collect, train, export, evaluate; ends with the path of 
 # One thread per process: two pytest workers with two torch threads each would fight over the cores.
 test: environment gl ## the test suite (SLOW=1 for the slow tests as well)
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) -m "$(MARKS)" $(TESTS)
+
+# The markers of a Python environment that is already active must not reach one with other ROS libraries.
+test-kilted: environment gl ## the ROS tests with ROS 2 Kilted in place of Jazzy, in an environment of its own
+	@requirements/kilted.sh $(KILTED) $(VENV)
+	@env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE OMP_NUM_THREADS=1 $(KILTED)/bin/python -m pytest -n $(WORKERS) \
+	  -m "ros and ($(MARKS))" $(or $(TESTS),$(shell grep -l 'mark\.ros' tests/test_*.py))
 
 test-gpu: environment gl ## the tests that need a CUDA device
 	@$(PYTEST) -m gpu $(TESTS)
@@ -67,5 +74,5 @@ gl: ## check the GL libraries MuJoCo renders with; installs them when run as roo
 	@requirements/gl.sh
 
 clean: ## remove the environment, builds and caches; keeps runs/ and datasets/
-	@rm -rf $(VENV) build install log ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(KILTED) build install log ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

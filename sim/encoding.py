@@ -76,6 +76,8 @@ def get_codec(name: str) -> VideoCodec:
 class VideoEncoder:
     """Encodes one camera of one episode, frame by frame, in memory: a full disk shows when the bytes are written.
 
+    ``finish`` or ``close`` it: FFmpeg crashes the process when it is left to the garbage collector.
+
     Args:
         fps: Frames per second.
         codec: Encoder settings.
@@ -105,8 +107,12 @@ class VideoEncoder:
     def finish(self) -> bytes:
         """Returns a complete mp4 file of at least one frame."""
         self._container.mux(self._stream.encode(None))
-        self._container.close()
+        self.close()
         return self._buffer.getvalue()
+
+    def close(self) -> None:
+        """Gives the video up; nothing happens when it is finished."""
+        self._container.close()
 
 
 def encode_video(frames: np.ndarray, fps: int, codec: VideoCodec) -> bytes:
@@ -121,9 +127,12 @@ def encode_video(frames: np.ndarray, fps: int, codec: VideoCodec) -> bytes:
         A complete mp4 file.
     """
     encoder = VideoEncoder(fps, codec)
-    for image in frames:
-        encoder.add(image)
-    return encoder.finish()
+    try:
+        for image in frames:
+            encoder.add(image)
+        return encoder.finish()
+    finally:
+        encoder.close()
 
 
 def join_videos(parts: Sequence[Path], out: Path, fps: int) -> None:

@@ -4,7 +4,6 @@ Processes are spawned, never forked: a forked OpenGL context or thread pool is b
 They import neither torch nor lerobot, so they start in half a second.
 """
 
-import errno
 import multiprocessing
 import os
 import signal
@@ -19,14 +18,10 @@ from multiprocessing.connection import wait
 from sim.arm_sim import ArmSim
 from sim.demonstrations import Demonstration, DemoSettings, record_demonstration
 from sim.encoding import VideoCodec, encode_video, image_statistics
-from sim.errors import SimError
+from sim.errors import DiskFullError, is_disk_full
 from sim.spool import EpisodeArrays, EpisodeRecord, Spool
 
-__all__ = ["DiskFullError", "Recorder", "WorkerPool", "WorkerSetup", "is_disk_full"]
-
-
-class DiskFullError(SimError):
-    """The disk ran full while an episode or the dataset was written."""
+__all__ = ["Recorder", "WorkerPool", "WorkerSetup"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +98,6 @@ class WorkerPool:
         """Asks for the episode of a seed."""
         with _children_ignore_ctrl_c():
             return self._executor.submit(_record, seed)
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that the disk is full; libraries wrap it in many ways."""
-    while error is not None:
-        full = isinstance(error, DiskFullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or os.strerror(errno.ENOSPC) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 _setup: WorkerSetup | None = None  # of this worker process

@@ -21,10 +21,10 @@ from sim.collect_config import CollectConfig
 from sim.collection import collect
 from sim.demonstrations import DemoSettings, record_demonstration
 from sim.encoding import CODECS
-from sim.errors import SimError
+from sim.errors import DiskFullError, SimError, is_disk_full
 from sim.spool import Spool
 from sim.stopping import InterruptedCollection, locked
-from sim.workers import DiskFullError, Recorder, is_disk_full
+from sim.workers import Recorder
 from wam.dataset_check import check_dataset
 from wam.dataset_meta import read_meta
 from wam.robot import load_robot

@@ -33,12 +33,15 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "demo": Verb(module="sim.demo", help="collect, train, export and evaluate in one go; ends with an HTML report"),
     "collect": Verb(module="sim.collect", help="record scripted demonstrations as a LeRobot v3 dataset"),
+    "convert": Verb(module="sim.convert", help="turn episodes recorded on a robot into a LeRobot v3 dataset"),
     "train": Verb(module="wam.train", help="train a world-action model on a dataset"),
     "export": Verb(module="wam.export", help="turn a checkpoint into a policy bundle that runs without torch"),
     "engine": Verb(module="policy.engine", help="build TensorRT engines from a bundle, on the machine that runs them"),
     "evaluate": Verb(module="sim.evaluate", help="judge a policy bundle in closed loop on simulated tasks"),
     "study": Verb(module="sim.study", help="train and judge several models; one table with intervals"),
     "bench": Verb(module="sim.bench", help="measure the latency of a policy on this machine, beside other policies"),
+    "bench ros": Verb(module="ros_nodes.bench", help="measure the running graph: rates, ages, time until it holds"),
+    "up": Verb(module="ros_nodes.up", help="start the nodes of a launch file without ROS's command line tools"),
     "doctor": Verb(module="wam.doctor", help="what this machine can do, and how to get what is missing"),
 }
 
@@ -82,11 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"wam {wam.__version__}")
         return 0
-    verb = VERBS.get(arguments[0])
-    if verb is None:
+    name = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in VERBS), "")
+    if not name:
         return _refuse(unknown_name("verb", arguments[0], VERBS, fix="See `wam --help`."))
     _configure_logging()
-    return _run(arguments[0], verb, arguments[1:])
+    return _run(name, VERBS[name], arguments[len(name.split()) :])
 
 
 def _run(name: str, verb: Verb, arguments: list[str]) -> int:

@@ -1,0 +1,190 @@
+"""A recording, tick by tick: what a policy would have seen at each control step, and what was commanded over it.
+
+The observation of tick t is made by the very ``ObservationBuffer.align`` that runs live, from the messages that had
+arrived by then. Its action is what the guard commanded for the end of the step, at t + ``reach_steps`` control steps:
+with 1, as the simulator and the guard have it, action j of a chunk is *reached* at the end of step j, and playing a
+learned chunk repeats the recorded commands at their own times.
+
+Shape legend: A action width.
+"""
+
+import dataclasses
+import heapq
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from policy.alignment import ObservationBuffer
+from policy.wire import command_by_name, positions_by_name, rgb_from_image, stamp_seconds
+from sim.recordings import RecordedMessage, RecordingHeader
+from wam.errors import ValueContractError
+from wam.spec import Observation
+
+__all__ = ["RUNNING", "Tick", "TickSettings", "ticks"]
+
+NANO = 1_000_000_000
+REORDER_NS = NANO // 2  # messages of different topics reach the file at most this much out of order
+RUNNING = {"teleop": ("RUN_TELEOP",), "policy": ("RUN_POLICY",), "both": ("RUN_TELEOP", "RUN_POLICY")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TickSettings:
+    """What makes a tick usable."""
+
+    states: tuple[str, ...] = RUNNING["both"]  # states of the guard in which somebody moved the arm
+    reach_steps: float = 1.0  # control steps after t at which the action of t is reached; the guard's own number
+    command_gap_s: float = 0.1  # longest pause between two commands that still counts as commanded [s]
+    task: str = ""  # instruction when the recording has none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """One control step; without a reason it has all three of observation, action and task."""
+
+    time_ns: int  # robot time t [ns]
+    observation: Observation | None = None
+    action: np.ndarray | None = None  # (A,) float32 commanded for the end of the step [rad, opening]
+    reason: str = ""  # why the tick is dropped; empty when it is not
+    scene: str = ""  # which episode of a simulated arm; ticks of two of them do not belong together
+    success: bool | None = None  # whether the simulated task was solved by then; None when nobody says
+    stamps: dict[str, float] = field(default_factory=dict)  # stream -> stamp of the message that was used [s]
+
+    @property
+    def category(self) -> str:
+        """The reason without its numbers, to count by."""
+        return re.sub(r"-?\d+(\.\d+)?", "…", self.reason)
+
+
+def ticks(header: RecordingHeader, messages: Iterable[RecordedMessage], settings: TickSettings) -> Iterator[Tick]:
+    """Replays a recording at the control rate of its robot, from its first message to its last.
+
+    Args:
+        header: Of the recording.
+        messages: Its messages, in the order of the file.
+        settings: What makes a tick usable.
+    """
+    replay = _Replay(header, settings)
+    for message in _in_order(messages):
+        replay.advance(message.log_ns)
+        replay.take(message)
+        yield from replay.finished()
+    replay.end()
+    yield from replay.finished()
+
+
+class _Replay:
+    """The messages so far, and the ticks that wait for the command at the end of their step."""
+
+    def __init__(self, header: RecordingHeader, settings: TickSettings) -> None:
+        self._robot, self._settings = header.robot, settings
+        self._buffer = ObservationBuffer(header.robot)
+        self._task = settings.task or header.task
+        self._guard = self._scene = ""
+        self._success: bool | None = None
+        self._errors: dict[str, str] = {}  # role -> why its last message could not be used
+        self._command: tuple[int, np.ndarray] | None = None  # the newest, with its time [ns]
+        self._waiting: deque[Tick] = deque()
+        self._finished: list[Tick] = []
+        self._first_ns: int | None = None
+        self._count = 0
+        self._reach_ns = round(settings.reach_steps * header.robot.control_dt * NANO)
+        self._gap_ns = round(settings.command_gap_s * NANO)
+
+    def advance(self, now_ns: int) -> None:
+        """Makes the ticks before a time; every message that had arrived by then has been taken."""
+        if self._first_ns is None:
+            self._first_ns = now_ns
+        while (time_ns := self._first_ns + round(self._count * NANO * self._robot.control_dt)) < now_ns:
+            self._waiting.append(self._observe(time_ns))
+            self._count += 1
+        while self._waiting and self._waiting[0].time_ns + self._reach_ns + self._gap_ns < now_ns:
+            self._drop(f"nothing was commanded for more than {self._settings.command_gap_s:g} s")
+
+    def take(self, recorded: RecordedMessage) -> None:
+        """Takes the next message; what one that breaks its contract says is kept as a reason."""
+        self._errors.pop(recorded.role, None)
+        try:
+            self._take(recorded)
+        except ValueContractError as error:
+            self._errors[recorded.role] = str(error)
+
+    def finished(self) -> list[Tick]:
+        """Takes out the ticks about which nothing can change any more, in order."""
+        done, self._finished = self._finished, []
+        return done
+
+    def end(self) -> None:
+        """No message comes after the last one."""
+        while self._waiting:
+            self._drop("the recording ended before the step did")
+
+    def _take(self, recorded: RecordedMessage) -> None:
+        role, message = recorded.role, recorded.message
+        kind, _, camera = role.partition("/")
+        if kind == "image":
+            self._buffer.add_image(camera, stamp_seconds(message.header.stamp), rgb_from_image(message))
+        elif role == "state":
+            proprio = positions_by_name(message.name, message.position, self._robot.action_names, role)
+            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio)
+        elif role == "command":
+            command = command_by_name(message, self._robot.action_names, role)
+            self._complete(recorded.log_ns, command)
+            self._command = (recorded.log_ns, command)
+        elif role == "guard":
+            self._guard = _value(message, "state")
+        elif role == "task" and not self._settings.task:
+            self._task = message.data
+        elif role == "episode":
+            self._scene, self._success = _value(message, "episode"), _value(message, "success") == "true"
+
+    def _observe(self, time_ns: int) -> Tick:
+        """The tick at a time, as it is until its action is known."""
+        tick = Tick(time_ns=time_ns, scene=self._scene, success=self._success)
+        if self._guard not in self._settings.states:
+            state = f"in {self._guard}" if self._guard else "silent"
+            return dataclasses.replace(tick, reason=f"the guard was {state}")
+        if not self._task:
+            return dataclasses.replace(tick, reason="no instruction had been given")
+        aligned = self._buffer.align(time_ns / NANO, self._task)
+        reason = "; ".join([aligned.refusal, *self._errors.values()]) if aligned.refusal else ""
+        return dataclasses.replace(tick, observation=aligned.observation, reason=reason, stamps=dict(aligned.stamps))
+
+    def _complete(self, now_ns: int, command: np.ndarray) -> None:
+        """Gives every tick whose step has ended the command at its end, between the last two."""
+        while self._waiting and self._waiting[0].time_ns + self._reach_ns <= now_ns:
+            if self._command is None or now_ns - self._command[0] > self._gap_ns:
+                self._drop(f"nothing was commanded for more than {self._settings.command_gap_s:g} s")
+                continue
+            if self._guard not in self._settings.states:
+                self._drop(f"the guard went to {self._guard} during the step")
+                continue
+            before_ns, before = self._command
+            due_ns = self._waiting[0].time_ns + self._reach_ns
+            share = float(np.clip((due_ns - before_ns) / max(1, now_ns - before_ns), 0.0, 1.0))
+            action = (before + share * (command - before)).astype(np.float32)
+            tick = self._waiting.popleft()
+            self._finished.append(tick if tick.reason else dataclasses.replace(tick, action=action))
+
+    def _drop(self, reason: str) -> None:
+        tick = self._waiting.popleft()
+        self._finished.append(dataclasses.replace(tick, observation=None, reason=tick.reason or reason))
+
+
+def _in_order(messages: Iterable[RecordedMessage]) -> Iterator[RecordedMessage]:
+    """Sorts by time of arrival: a recorder takes messages topic by topic, so neighbours may have changed places."""
+    heap: list[tuple[int, int, RecordedMessage]] = []
+    for number, message in enumerate(messages):
+        heapq.heappush(heap, (message.log_ns, number, message))
+        while heap[0][0] < message.log_ns - REORDER_NS:
+            yield heapq.heappop(heap)[2]
+    while heap:
+        yield heapq.heappop(heap)[2]
+
+
+def _value(status: Any, key: str) -> str:
+    """One value of a ``DiagnosticStatus``."""
+    return next((pair.value for pair in status.values if pair.key == key), "")

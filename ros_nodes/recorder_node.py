@@ -97,7 +97,8 @@ class RecorderNode(Node):
 
     def destroy_node(self) -> None:
         """Completes a running episode first: leaving in good order must not leave half of one."""
-        result = self._recording.close()
+        recording = getattr(self, "_recording", None)  # a node whose constructor raised is destroyed as well
+        result = recording.close() if recording is not None else ""
         if result:
             self.get_logger().info(result)
         super().destroy_node()

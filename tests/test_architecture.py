@@ -26,8 +26,10 @@ MAX_FUNCTION_LINES = 70
 TORCH_FREE = {
     "wam",
     "wam.calibration_spec",
+    "wam.lens",
     "wam.dataset_meta",
-    *(f"wam.{name}" for name in ("cli", "config", "doctor", "doctor_probes", "errors", "manifest", "model_config", "normalise")),
+    *(f"wam.{name}" for name in ("cli", "config", "doctor", "doctor_probes", "doctor_ros", "errors", "manifest")),
+    *(f"wam.{name}" for name in ("model_config", "normalise")),
     *(f"wam.{name}" for name in ("robot", "sigmas", "spec", "strict_json", "text", "transforms")),
 }
 # The simulator itself; what these import inside sim/ belongs to it as well. The rest of sim/ composes.

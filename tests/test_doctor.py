@@ -10,6 +10,7 @@ import pytest
 from wam import doctor
 from wam.doctor import ABILITIES, as_text, find_disk, find_gl, find_robots, main, run_probe
 from wam.doctor_probes import BROKEN, GL_PACKAGES, MISSING, OK, PROBES, Finding, probe_video
+from wam.doctor_ros import find_image_profile, find_shared_memory
 
 FINE = Finding(status=OK, value="fine")
 
@@ -169,3 +170,37 @@ def test_this_machine_can_do_what_the_other_tests_do(capsys: pytest.CaptureFixtu
     assert {"Python", "system", "torch", "LeRobot", "ONNX Runtime", "rendering", "video", "robot files"} <= working
     assert status == int(any(finding["status"] == BROKEN for finding in report.values()))
     assert all(finding["fix"] for finding in report.values() if finding["status"] == MISSING)
+
+
+def test_shared_memory_of_a_container_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=60e6, total=67e6))
+    finding = find_shared_memory(tmp_path)
+    assert finding.status == MISSING
+    assert finding.value == f"60 of 67 MB free at {tmp_path}"
+    assert "docker run --ipc host" in finding.fix
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=60e6, total=8e9))
+    assert "remove what killed ones left" in find_shared_memory(tmp_path).fix
+    assert find_shared_memory(tmp_path / "none").status == MISSING
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4e9, total=8e9))
+    assert find_shared_memory(tmp_path).status == OK
+
+
+def test_image_profile_of_this_shell(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.xml"
+    profile.touch()
+    given = find_image_profile({"FASTRTPS_DEFAULT_PROFILES_FILE": str(profile)})
+    assert given == Finding(status=OK, value=f"FASTRTPS_DEFAULT_PROFILES_FILE={profile}")
+    gone = find_image_profile({"FASTDDS_DEFAULT_PROFILES_FILE": "/no/such.xml"})
+    assert (gone.status, gone.fix) == (BROKEN, "unset FASTDDS_DEFAULT_PROFILES_FILE")
+    none = find_image_profile({"ROS_DISTRO": "kilted"})
+    assert none.status == MISSING
+    assert "export FASTDDS_DEFAULT_PROFILES_FILE=<share>/config/fastdds_kilted.xml" in none.fix
+    assert "fastdds_jazzy.xml" in find_image_profile({}).fix
+    assert find_image_profile({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}).status == OK
+
+
+@pytest.mark.ros
+def test_ros_names_its_middleware() -> None:
+    finding = run_probe("ros")
+    assert finding.status == OK
+    assert ", rmw_" in finding.value

@@ -19,6 +19,7 @@ from pathlib import Path
 import tyro
 
 from wam.doctor_probes import BROKEN, GL_PACKAGES, MISSING, OK, PROBES, Finding
+from wam.doctor_ros import find_image_profile, find_shared_memory
 from wam.errors import RobotSpecError
 from wam.robot import load_robot, robot_names
 
@@ -33,6 +34,7 @@ ABILITIES: Mapping[str, tuple[str, ...]] = {
     "run a policy": ("robot files", "ONNX Runtime"),
     "simulate and evaluate": ("robot files", "ONNX Runtime", "rendering", "video"),
     "record and train": ("robot files", "disk", "torch", "LeRobot", "video"),
+    "run on ROS 2": ("robot files", "ONNX Runtime", "ROS 2", "shared memory"),
 }
 
 Report = Mapping[str, Finding]  # title -> finding, in the order they are printed
@@ -76,6 +78,8 @@ def examine() -> Report:
             "rendering": gl.result(),
             "video": probes["video"].result(),
             "ROS 2": probes["ros"].result(),
+            "shared memory": find_shared_memory(),
+            "Fast DDS profile": find_image_profile(),
             "cameras": probes["cameras"].result(),
         }
 

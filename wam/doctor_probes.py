@@ -102,12 +102,12 @@ def probe_tensorrt() -> Finding:
 
 
 def probe_ros() -> Finding:
-    """Whether rclpy imports, and which distribution and prefixes the environment names."""
+    """Whether rclpy and its middleware load, and which distribution and prefixes the environment names."""
     distro = os.environ.get("ROS_DISTRO", "unset")
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "unset")
     place = f"ROS_DISTRO={distro}, AMENT_PREFIX_PATH={prefixes}"
     try:
-        importlib.import_module("rclpy")
+        rclpy: Any = importlib.import_module("rclpy")
     except ModuleNotFoundError:
         fix = "source /opt/ros/<distro>/setup.bash, or on x86-64 pip install 'world_action_model[ros]'"
         return Finding(status=MISSING, value=f"rclpy not importable ({place})", fix=fix)
@@ -115,7 +115,8 @@ def probe_ros() -> Finding:
         release = version("rclpy")
     except PackageNotFoundError:
         release = version("ros-rclpy")  # the name of the wheel
-    return Finding(status=OK, value=f"rclpy {release} ({place})")
+    middleware = rclpy.get_rmw_implementation_identifier()
+    return Finding(status=OK, value=f"rclpy {release}, {middleware} ({place})")
 
 
 def probe_gl() -> Finding:

@@ -17,6 +17,7 @@ from policy.tensorrt_backend import TensorRtBackend
 from policy.tensorrt_plan import has_engines
 from policy.torch_backend import TorchBackend
 from policy.torch_compiled import CompiledTorchBackend
+from policy.torch_questions import InverseTorchBackend, JointTorchBackend
 from wam.errors import unknown_name
 from wam.manifest import Manifest, read_manifest
 from wam.robot import RobotSpec
@@ -31,6 +32,8 @@ BACKENDS: Mapping[str, Callable[..., Backend]] = {
     "onnx": OnnxBackend,
     "torch": TorchBackend,
     "torch_compiled": CompiledTorchBackend,
+    "torch_joint": JointTorchBackend,
+    "torch_inverse": InverseTorchBackend,
 }
 _RUNTIMES = {"onnx": "onnxruntime", "torch": "torch"}  # what "auto" falls back on -> its library, best first
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,6 +18,8 @@ ARCHIVES = (".pt", ".pth", ".bin")
 SUBFOLDERS = ("transformer", "")  # of a diffusers folder, and the folder itself
 
 
+@runtime_checkable
+@runtime_checkable  # so that the checks of tests can check it
 class TensorSource(Protocol):
     """Named tensors on disk."""
 

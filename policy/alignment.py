@@ -2,7 +2,10 @@
 
 Per stream the newest message with stamp <= t; every one must be younger than its limit and all of them within the
 allowed spread. Live inference and the conversion of recordings call the same ``align``, so that a policy meets at run
-time what it was trained on. Nothing here reads a clock: t is robot time [s], and so are the stamps.
+time what it was trained on. Where a camera's latency was calibrated, its picture is older than its stamp: the joint
+state is then the one at the moment of the oldest picture, because the two belong together. Which picture is chosen
+stays a matter of stamps alone, or a recording would know pictures that had not arrived yet. Nothing here reads a clock:
+t is robot time [s], and so are the stamps.
 """
 
 from collections.abc import Mapping
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policy.streams import Entry, ImageWatch, Stream, StreamCounts
+from policy.streams import HISTORY_S, Entry, ImageWatch, Stream, StreamCounts
 from wam.errors import ValueContractError, unknown_name
 from wam.robot import RobotSpec, SafetySpec
 from wam.spec import OBS_STATE, Observation, image_key
@@ -47,7 +50,11 @@ class ObservationBuffer:
         self._cameras = {camera.name: camera for camera in robot.cameras}
         self._images = {name: Stream() for name in self._cameras}
         self._watches = {name: ImageWatch() for name in self._cameras}
-        self._state = Stream()
+        calibration = robot.calibration
+        self._latency = {  # stream key -> time from exposure to stamp [s]
+            image_key(name): calibration.latency_s(name) if calibration else 0.0 for name in self._cameras
+        }
+        self._state = Stream(HISTORY_S + max(0.0, *self._latency.values()))
 
     @property
     def counts(self) -> Mapping[str, StreamCounts]:
@@ -109,8 +116,12 @@ class ObservationBuffer:
         """
         streams = {image_key(name): stream for name, stream in self._images.items()} | {OBS_STATE: self._state}
         entries = {key: stream.at(t) for key, stream in streams.items()}
-        found = {key: entry for key, entry in entries.items() if entry is not None}
         refusals = [self._refusal(key, streams[key], entries[key], t) for key in streams]
+        moment = self._moment(entries, t)
+        entries[OBS_STATE] = self._state.at(moment)
+        found = {key: entry for key, entry in entries.items() if entry is not None}
+        if not any(refusals) and OBS_STATE not in found:
+            refusals.append(f"{OBS_STATE} has nothing from {t - moment:.3f} s ago, when the oldest picture was taken")
         if not any(refusals):
             refusals += [self._spread_refusal(found), self._frozen_refusal(found[OBS_STATE].value)]
         refusal = "; ".join(text for text in refusals if text)
@@ -127,6 +138,17 @@ class ObservationBuffer:
             stream.clear()
             self._watches[name] = ImageWatch()
         self._state.clear()
+
+    def _moment(self, entries: Mapping[str, Entry | None], t: float) -> float:
+        """Returns when the oldest picture was taken, if any latency is known, else t [s]."""
+        if not any(self._latency.values()):
+            return t
+        taken = [self._exposed(key, entry) for key, entry in entries.items() if entry is not None and key != OBS_STATE]
+        return min([t, *taken])
+
+    def _exposed(self, key: str, entry: Entry) -> float:
+        """Returns when a message's world was as it shows it [s]."""
+        return entry.stamp - self._latency.get(key, 0.0)
 
     def _observation(self, entries: Mapping[str, Entry], t: float, task: str) -> Observation:
         images = {name: entries[image_key(name)].value for name in self._cameras}
@@ -151,8 +173,9 @@ class ObservationBuffer:
         return f"{key} is {t - entry.stamp:.3f} s old but safety.{field} allows {limit:.3f} s{again}{why}"
 
     def _spread_refusal(self, entries: Mapping[str, Entry]) -> str:
-        first, last = (choose(entries, key=lambda key: entries[key].stamp) for choose in (min, max))
-        spread = entries[last].stamp - entries[first].stamp
+        times = {key: self._exposed(key, entry) for key, entry in entries.items()}
+        first, last = min(times, key=times.__getitem__), max(times, key=times.__getitem__)
+        spread = times[last] - times[first]
         if spread <= self.safety.stream_spread_s:
             return ""
         return (

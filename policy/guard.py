@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from policy.chunk_checks import CheckedChunk, check_chunk, check_command
+from policy.guard_inputs import GuardInputs, far_joint
 from policy.guard_types import NOTHING_CONSUMED, ChunkMessage, GuardCommand, GuardConfig, GuardState
 from policy.motion import ArmMotion
-from policy.watchdogs import ClockWatch, Heartbeat, StateWatch, TeleopInput, TrackingWatch
-from wam.errors import ValueContractError
+from policy.watchdogs import ClockWatch, TrackingWatch
 from wam.robot import RobotSpec
 
 __all__ = ["NOTHING_CONSUMED", "ChunkMessage", "Guard", "GuardCommand", "GuardConfig", "GuardState"]
@@ -27,7 +26,9 @@ RUNNING = (GuardState.RUN_POLICY, GuardState.RUN_TELEOP)
 class Guard:
     """Turns chunks and teleoperation into commands that keep every limit, and holds when in doubt.
 
-    Call ``tick`` at ``robot.safety.guard_rate_hz`` whatever happens, and send what it returns. Single-threaded.
+    Call ``tick`` at ``robot.safety.guard_rate_hz`` of the steady clock whatever happens, and send what it returns. With
+    ``config.time_scale`` s one tick moves the arm by s periods of robot time; time-outs stay in steady seconds.
+    Single-threaded.
 
     Args:
         robot: Axes, limits and ``safety``.
@@ -49,21 +50,16 @@ class Guard:
         self.robot, self.safety = robot, robot.safety
         self.config = GuardConfig() if config is None else config
         self._motion = ArmMotion(robot, self.config, forward_kinematics)
-        self._states = StateWatch(robot)
-        self._teleop = TeleopInput()
-        self._heartbeat = Heartbeat(self.safety.heartbeat_s)
+        self._inputs = GuardInputs(robot, self.config)
         self._tracking = TrackingWatch(robot)
         self._clock = ClockWatch(1 / self.safety.guard_rate_hz, self.config.late_periods, self.config.time_scale)
         self._state, self._reason = GuardState.WAIT, "waiting for joint states"
         self._fault = ""  # why it is latched
-        self._engaged = self._e_stop_active = self._stopping = False
-        self._chunk: CheckedChunk | None = None  # newest accepted
-        self._chunk_arrival = 0.0
-        self._last_accepted = (-1, -1)  # epoch, sequence
-        self._malformed = 0  # in a row
+        self._engaged = self._stopping = False
+        self._rebases = False  # a reset waits for the arm to rest
         self._holds = 0  # hold commands since a stop came to rest
         self._last_refusal = ""
-        self._robot_now = 0.0
+        self._now = self._robot_now = 0.0  # of the newest tick
         self._counts: Counter[str] = Counter()
 
     @property
@@ -89,7 +85,7 @@ class Guard:
             proprio: (A,) positions in the robot's order; one that is not finite is counted, not used.
             now: Steady time of arrival [s].
         """
-        self._states.add(stamp, proprio, now)
+        self._inputs.states.add(stamp, proprio, now)
 
     def on_chunk(self, message: ChunkMessage, now: float, robot_now: float) -> str:
         """Takes an action chunk.
@@ -103,26 +99,26 @@ class Guard:
             "" when it will be played, else why it was refused. Names in another order are put right; anything else
             that is wrong drops the whole chunk, and the third malformed one in a row latches a fault.
         """
-        if self._state is GuardState.FAULT or self._fault:
+        if self._fault:
             return self._refuse("chunks", f"the guard is in FAULT ({self._fault}): reset it first")
-        try:
-            chunk = check_chunk(message, self.robot)
-        except ValueContractError as error:
-            self._malformed += 1
-            self._counts["chunks_malformed"] += 1
-            if self._malformed >= self.config.faults_after:
-                self._latch(f"{self._malformed} malformed chunks in a row, the last because {error}")
-            return self._refuse("chunks", str(error))
-        self._malformed = 0
-        refusal = self._chunk_refusal(chunk, now, robot_now)
+        malformed = self._inputs.malformed
+        refusal = self._inputs.take_chunk(message, now, robot_now)
+        if self._inputs.malformed > malformed:
+            return self._refuse_malformed(refusal)
         if refusal:
             return self._refuse("chunks", refusal)
-        self._chunk, self._chunk_arrival = chunk, now
-        self._last_accepted = (chunk.epoch, chunk.sequence)
         self._counts["chunks_accepted"] += 1
-        if self._state is GuardState.RUN_POLICY:
+        chunk = self._inputs.chunk
+        if self._state is GuardState.RUN_POLICY and chunk is not None:
             self._motion.play(chunk, from_rest=False)
         return ""
+
+    def on_malformed(self, reason: str, now: float) -> str:
+        """Counts a chunk message that cannot even be read as numbers; returns the refusal."""
+        if self._fault:
+            return self._refuse("chunks", reason)
+        self._inputs.malformed += 1
+        return self._refuse_malformed(reason)
 
     def on_teleop(self, names: Sequence[str], positions: np.ndarray, stamp: float, now: float) -> str:
         """Takes one command of a person who holds the dead-man.
@@ -136,31 +132,25 @@ class Guard:
         Returns:
             "" when it is used, else why not.
         """
-        try:
-            command = check_command(names, positions, self.robot)
-        except ValueContractError as error:
-            return self._refuse("teleop", str(error))
-        if not np.isfinite(stamp) or not self._teleop.add(command, stamp, now):
-            return self._refuse("teleop", f"the command's stamp {stamp} is not newer than the last one's")
-        return ""
+        refusal = self._inputs.take_teleop(names, positions, stamp, now)
+        return self._refuse("teleop", refusal) if refusal else ""
 
     def on_e_stop(self, active: bool, now: float) -> None:
         """Takes the e-stop topic. True stops and latches; False only lets ``reset`` work again."""
-        self._e_stop_active = active
+        self._inputs.e_stop_pressed = active
         if active:
             self.e_stop(now)
 
     def on_heartbeat(self, now: float) -> None:
         """Takes a heartbeat of the e-stop device; from the first one on, its silence latches a fault."""
-        self._heartbeat.beat(now)
+        self._inputs.heartbeat.beat(now)
 
     def on_clock_jump(self, now: float) -> None:
         """Robot time jumped: what was stamped before it is forgotten and the arm holds until a fresh chunk."""
         self._counts["clock_jumps"] += 1
-        self._chunk = None
+        self._inputs.forget_commands()
+        self._inputs.states.forget_stamp()
         self._motion.player.clear()
-        self._teleop.forget()
-        self._states.forget_stamp()
 
     def engage(self, now: float) -> tuple[bool, str]:
         """Lets policy or person move the arm; (False, why) when inputs are stale or the first command is far away."""
@@ -177,18 +167,21 @@ class Guard:
         self._latch("e-stop")
 
     def reset(self, now: float) -> tuple[bool, str]:
-        """Leaves FAULT for HOLD at the measured position, disengaged; (False, why) while the cause lasts."""
+        """Ends a fault or a run: HOLD where the arm is measured, disengaged. (False, why) while a fault's cause lasts.
+
+        A running arm brakes first and is placed at its measured position when it rests.
+        """
         refusal = self._reset_refusal(now)
         if refusal:
             return False, self._refuse("reset", refusal)
-        self._fault, self._malformed, self._chunk = "", 0, None
-        self._motion.player.clear()
-        self._teleop.forget()
+        self._inputs.forget_commands()
+        self._inputs.malformed = 0
+        self._fault, self._engaged, self._rebases = "", False, True
         self._tracking.forget()
-        assert self._states.measured is not None
-        self._motion.rebase(self._states.measured)
-        self._engaged = False
         self._state, self._reason = GuardState.HOLD, "reset: not engaged"
+        if not self._motion.at_rest:
+            return True, "reset: braking, then holding where the arm is"
+        self._rebase()
         return True, "reset: holding where the arm is; engage to go on"
 
     def begin_stop(self, now: float) -> None:
@@ -207,7 +200,7 @@ class Guard:
             What to command; limits are kept whatever the time since the last tick was.
         """
         dt, jumped = self._clock.tick(now, robot_now)
-        self._robot_now = robot_now
+        self._now, self._robot_now = now, robot_now
         if jumped:
             self.on_clock_jump(now)
         self._watch(now, robot_now)
@@ -234,14 +227,16 @@ class Guard:
             "reason": self._reason,
             "level": level,
             "engaged": str(self._engaged).lower(),
+            "e_stop": str(self._inputs.e_stop_pressed).lower(),
             "epoch": str(epoch),
             "sequence": str(sequence),
             "index": str(index),
             "last_refusal": self._last_refusal,
+            "tick_s": f"{self._now:.6f}",
             "tracking_error": f"{self._tracking.error:.4f}",
             "late_ticks": str(self._clock.late_ticks),
             "longest_period_ms": f"{1e3 * self._clock.worst_s:.1f}",
-            "states_dropped": str(self._states.dropped),
+            "states_dropped": str(self._inputs.states.dropped),
             "ticks_limited": str(self._motion.limited_ticks),
             "ticks_at_workspace": str(self._motion.workspace_ticks),
             **{name: str(count) for name, count in sorted(self._counts.items())},
@@ -249,17 +244,17 @@ class Guard:
 
     def _watch(self, now: float, robot_now: float) -> None:
         """Latches what must latch."""
-        age = self._states.age(now, robot_now)
-        if self._e_stop_active:
+        states = self._inputs.states
+        if self._inputs.e_stop_pressed:
             self._latch("e-stop")
-        if self._heartbeat.lost(now):
+        if self._inputs.heartbeat.lost(now):
             self._latch(f"no heartbeat of the e-stop for {self.safety.heartbeat_s:g} s")
-        if age > self.safety.state_fault_s and self._engaged:
+        if self._engaged and states.age(now, robot_now) > self.safety.state_fault_s:
             self._latch(f"no joint states for {self.safety.state_fault_s:g} s")
-        if not self._engaged or age > self.safety.state_age_s or self._states.measured is None:
+        if not self._engaged or self._inputs.stale_states(now, robot_now) or states.measured is None:
             self._tracking.forget()
             return
-        lag = self._tracking.check(self._motion.position, self._states.measured, now)
+        lag = self._tracking.check(self._motion.position, states.measured, now)
         if lag:
             self._latch(lag)
 
@@ -267,14 +262,13 @@ class Guard:
         """Returns the state of this tick and why."""
         if self._fault:
             return GuardState.FAULT, self._fault
-        if self._states.measured is None:
+        if self._inputs.states.measured is None:
             return GuardState.WAIT, "waiting for joint states"
-        age = self._states.age(now, robot_now)
-        if age > self.safety.state_age_s:
-            self._chunk = None
-            reason = f"joint states are {age:.3f} s old but safety.state_age_s allows {self.safety.state_age_s:g} s"
+        stale = self._inputs.stale_states(now, robot_now)
+        if stale:
+            self._inputs.chunk = None
             holds = self._engaged or self._stopping or not self._motion.at_rest
-            return (GuardState.HOLD if holds else GuardState.WAIT), reason
+            return (GuardState.HOLD if holds else GuardState.WAIT), stale
         if self._stopping:
             return GuardState.HOLD, "stopping"
         if not self._engaged:
@@ -282,44 +276,37 @@ class Guard:
         return self._who_moves(now)
 
     def _who_moves(self, now: float) -> tuple[GuardState, str]:
-        if self._teleop.position is not None and self._teleop.age(now) <= self.safety.teleop_age_s:
-            self._chunk = None  # when the person lets go, the policy goes on from an observation made after that
-            far = self._far(self._teleop.position, self._motion.position, self.safety.engage_error)
+        person = self._inputs.person(now)
+        if person is not None:
+            self._inputs.chunk = None  # after the person the policy goes on from an observation made after that
+            far = far_joint(self.robot, person, self._motion.position, self.safety.engage_error)
             if self._state is GuardState.RUN_TELEOP or not far:
                 return GuardState.RUN_TELEOP, "a person commands"
             return GuardState.HOLD, f"teleoperation is not where the arm is ({far}): bring it there to take over"
-        if self._chunk is None:
-            return GuardState.HOLD, "no chunk from the policy"
-        silence = now - self._chunk_arrival
-        if silence > self.safety.chunk_age_s:
-            return (
-                GuardState.HOLD,
-                f"no chunk for {silence:.3f} s but safety.chunk_age_s allows {self.safety.chunk_age_s:g} s",
-            )
-        return GuardState.RUN_POLICY, "the policy commands"
+        silent = self._inputs.stale_chunk(now)
+        return (GuardState.HOLD, silent) if silent else (GuardState.RUN_POLICY, "the policy commands")
 
     def _move(self, before: GuardState, dt: float, now: float) -> None:
         """Moves the commanded position by one tick of the state."""
-        motion, measured = self._motion, self._states.measured
+        motion, measured = self._motion, self._inputs.states.measured
         if self._state is GuardState.WAIT:
             motion.release()
             return
-        if not motion.known and self._state is GuardState.HOLD and measured is not None:
-            motion.rebase(measured)
+        if self._state is GuardState.HOLD and measured is not None and (not motion.known or self._must_rebase()):
+            self._rebase()
         if not motion.known:
             return  # a fault before anything was commanded: whatever the arm does, it was not told to by us
         if self._state is not GuardState.RUN_POLICY:
             motion.player.drop()
         if self._state is GuardState.RUN_POLICY:
             if before is not GuardState.RUN_POLICY or not motion.player.playing:
-                assert self._chunk is not None
-                motion.play(self._chunk, from_rest=True)
+                assert self._inputs.chunk is not None
+                motion.play(self._inputs.chunk, from_rest=True)
             motion.advance_chunk(dt)
         elif self._state is GuardState.RUN_TELEOP:
-            motion.follow(*self._teleop.target(now), dt)
+            motion.follow(*self._inputs.teleop.target(now), dt)
         elif self._state is GuardState.FAULT:
-            fresh = self._states.age(now, self._robot_now) <= self.safety.state_age_s
-            motion.settle(measured if fresh else None, dt)
+            motion.settle(None if self._inputs.stale_states(now, self._robot_now) else measured, dt)
         else:
             motion.brake(dt)
         if self._state in RUNNING and motion.at_workspace:
@@ -327,64 +314,52 @@ class Guard:
         self._holds = self._holds + 1 if self._stopping and motion.at_rest else 0
         motion.player.note(self._robot_now, motion.position)
 
-    def _chunk_refusal(self, chunk: CheckedChunk, now: float, robot_now: float) -> str:
-        epoch, sequence = self._last_accepted
-        if (chunk.epoch, chunk.sequence) <= (epoch, sequence):
-            return f"chunk {chunk.epoch}/{chunk.sequence} comes after {epoch}/{sequence}: out of order"
-        ahead = chunk.stamp - robot_now
-        if ahead > self.config.future_s or -ahead > self.config.stamp_age_s:
-            self._chunk = None  # whatever made this chunk late or early, the one before is not to be trusted longer
-            when = f"{ahead:.3f} s in the future" if ahead > 0 else f"{-ahead:.3f} s old"
-            return f"chunk {chunk.epoch}/{chunk.sequence} is stamped {when}: holding until a fresh one"
-        if self._states.age(now, robot_now) > self.safety.state_age_s:
-            return "joint states are stale"
-        return ""
+    def _must_rebase(self) -> bool:
+        return self._rebases and self._motion.at_rest and not self._stopping
+
+    def _rebase(self) -> None:
+        """Commands the measured position from now on."""
+        assert self._inputs.states.measured is not None
+        self._motion.player.clear()
+        self._motion.rebase(self._inputs.states.measured)
+        self._rebases = False
 
     def _engage_refusal(self, now: float) -> str:
+        measured = self._inputs.states.measured
         if self._fault:
             return f"the guard is in FAULT ({self._fault}): reset it first"
-        if self._stopping or self._state is GuardState.WAIT or self._states.measured is None:
+        if self._stopping or self._state is GuardState.WAIT or measured is None:
             return f"the guard is in {self._state.value}: {self._reason}"
-        if self._states.age(now, self._robot_now) > self.safety.state_age_s:
-            return "joint states are stale"
-        if self.config.require_heartbeat and not self._heartbeat.heard:
+        if self._rebases:
+            return "the arm is still braking"
+        stale = self._inputs.stale_states(now, self._robot_now)
+        if stale:
+            return stale
+        if self.config.require_heartbeat and not self._inputs.heartbeat.heard:
             return "no heartbeat of the e-stop was heard, and this guard requires one"
-        far = self._far(self._motion.position, self._states.measured, self.safety.engage_error)
+        far = far_joint(self.robot, self._motion.position, measured, self.safety.engage_error)
         if far:
             return f"the arm is not where it is held ({far}): reset to hold it where it is"
-        teleop = self._teleop.position if self._teleop.age(now) <= self.safety.teleop_age_s else None
-        if teleop is not None:
-            far = self._far(teleop, self._states.measured, self.safety.engage_error)
+        person = self._inputs.person(now)
+        if person is not None:
+            far = far_joint(self.robot, person, measured, self.safety.engage_error)
             return f"teleoperation is not where the arm is ({far})" if far else ""
-        if self._chunk is None or now - self._chunk_arrival > self.safety.chunk_age_s:
+        chunk = self._inputs.chunk
+        if chunk is None or self._inputs.stale_chunk(now):
             return "there is no fresh chunk and no fresh teleoperation command"
         one_step = self._motion.limits.velocity * self.robot.control_dt  # a first action may be that far away
-        far = self._far(self._chunk.positions[0], self._states.measured, self.safety.engage_error + one_step)
+        far = far_joint(self.robot, chunk.positions[0], measured, self.safety.engage_error + one_step)
         return f"the policy's first action is not where the arm is ({far})" if far else ""
 
     def _reset_refusal(self, now: float) -> str:
-        if self._e_stop_active:
+        if self._inputs.e_stop_pressed:
             return "the e-stop is pressed"
-        if self._heartbeat.lost(now):
+        if self._inputs.heartbeat.lost(now):
             return "the e-stop's heartbeat is still missing"
-        if self._states.age(now, self._robot_now) > self.safety.state_age_s:
-            return "joint states are stale, so where the arm is cannot be held"
-        if not self._motion.at_rest:
-            return "the arm is still braking"
-        if self._engaged and not self._fault:
-            return "the guard is engaged and not in FAULT: there is nothing to reset"
-        return ""
-
-    def _far(self, command: np.ndarray, measured: np.ndarray, limit: float | np.ndarray) -> str:
-        """Names the axis that is farthest beyond a limit; "" when none is."""
-        excess = np.abs(command - measured) - limit
-        worst = int(excess.argmax())
-        if excess[worst] <= 0:
-            return ""
-        distance = abs(command[worst] - measured[worst])
-        return (
-            f"'{self.robot.action_names[worst]}' differs by {distance:.3f}, {distance - excess[worst]:.3f} is allowed"
-        )
+        stale = self._inputs.stale_states(now, self._robot_now)
+        if stale:
+            return f"{stale}, so where the arm is cannot be held"
+        return "the arm is still braking" if self._fault and not self._motion.at_rest else ""
 
     def _latch(self, fault: str) -> None:
         if not self._fault:
@@ -392,7 +367,13 @@ class Guard:
             self._counts["faults"] += 1
             self._motion.unsettle()
         self._engaged = False
-        self._chunk = None
+        self._inputs.chunk = None
+
+    def _refuse_malformed(self, refusal: str) -> str:
+        self._counts["chunks_malformed"] += 1
+        if self._inputs.malformed >= self.config.faults_after:
+            self._latch(f"{self._inputs.malformed} malformed chunks in a row, the last because {refusal}")
+        return self._refuse("chunks", refusal)
 
     def _refuse(self, what: str, refusal: str) -> str:
         self._counts[f"{what}_refused"] += 1

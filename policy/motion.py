@@ -43,6 +43,7 @@ class ArmMotion:
         )
         self._limiter = Limiter(self.limits)
         self._workspace = _workspace(robot, forward_kinematics)
+        self._has_gripper = robot.gripper is not None
         self._rest: np.ndarray | None = None  # (A,) where ``settle`` holds
         self.known = False  # whether there is a commanded position at all
         self.limited_ticks = 0  # ticks that stayed behind what was asked for
@@ -105,6 +106,8 @@ class ArmMotion:
     def settle(self, measured: np.ndarray | None, dt: float) -> None:
         """Brakes, then holds where the arm was found when it had braked: a servo that pushes is unloaded.
 
+        The gripper stays at its command, or it would let go of what it holds.
+
         Args:
             measured: (A,) where the arm is [rad], if that is known.
             dt: Length of the tick [s].
@@ -114,6 +117,8 @@ class ArmMotion:
             return
         if self._rest is None:
             self._rest = self.position.copy() if measured is None else measured.copy()
+            if self._has_gripper:
+                self._rest[-1] = self.position[-1]
         self._limiter.towards(self._rest, np.zeros_like(self._rest), dt)
 
     def unsettle(self) -> None:

@@ -38,9 +38,14 @@ class StreamCounts:
 
 
 class Stream:
-    """Messages of the last ``HISTORY_S`` in order of their stamps."""
+    """The newest messages in order of their stamps.
 
-    def __init__(self) -> None:
+    Args:
+        history_s: How long messages are kept behind the newest one [s].
+    """
+
+    def __init__(self, history_s: float = HISTORY_S) -> None:
+        self._history_s = history_s
         self._stamps: list[float] = []
         self._entries: list[Entry] = []
         self.counts = StreamCounts()
@@ -58,13 +63,13 @@ class Stream:
         if place < len(self._stamps) and self._stamps[place] == stamp:
             self.count(duplicates=1)
             return False
-        if self._stamps and stamp < self._stamps[-1] - HISTORY_S:
+        if self._stamps and stamp < self._stamps[-1] - self._history_s:
             self.count(late=1)
             return False
         self.count(out_of_order=int(place < len(self._stamps)))
         self._stamps.insert(place, stamp)
         self._entries.insert(place, Entry(stamp=stamp, value=value))
-        expired = bisect.bisect_left(self._stamps, self._stamps[-1] - HISTORY_S)
+        expired = bisect.bisect_left(self._stamps, self._stamps[-1] - self._history_s)
         del self._stamps[:expired], self._entries[:expired]
         return True
 

@@ -106,17 +106,17 @@ class Heartbeat:
 
 
 class TrackingWatch:
-    """An arm that does not go where it is told."""
+    """Joints that do not go where they are told; a gripper that closes on an object never does, and is left out."""
 
     def __init__(self, robot: RobotSpec) -> None:
-        self._names = robot.action_names
+        self._names = tuple(joint.name for joint in robot.joints)
         self._safety = robot.safety
         self._since: float | None = None
-        self.error = 0.0  # newest largest |command - measured| [rad, opening]
+        self.error = 0.0  # newest largest |command - measured| of a joint [rad]
 
     def check(self, command: np.ndarray, measured: np.ndarray, now: float) -> str:
         """Returns why to fault, or ""."""
-        errors = np.abs(command - measured)
+        errors = np.abs(command - measured)[: len(self._names)]
         worst = int(errors.argmax())
         self.error = float(errors[worst])
         if self.error <= self._safety.tracking_error:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from policy.alignment import ObservationBuffer
 from policy.streams import FROZEN_FRAMES, HISTORY_S, Stream, fingerprint_pixels
+from wam.calibration_spec import CameraCalibration, RobotCalibration
 from wam.errors import ValueContractError
 from wam.robot import load_robot
 from wam.spec import OBS_STATE
@@ -80,6 +81,51 @@ def test_limits_can_be_given_beside_the_robot():
     buffer.add_image("wrist", 9.9, image())
     buffer.add_state(9.95, proprio())
     assert buffer.align(10.0, "").observation is not None
+
+
+def with_latency(**latency_s: float):
+    """sim6 with calibrated cameras."""
+    cameras = tuple(CameraCalibration(name=name, latency_s=value) for name, value in latency_s.items())
+    return dataclasses.replace(ROBOT, calibration=RobotCalibration(cameras=cameras))
+
+
+def test_a_camera_with_a_known_latency_gets_the_joint_state_of_its_exposure():
+    buffer = ObservationBuffer(with_latency(front=0.06, wrist=0.06))
+    for tick in range(100):
+        buffer.add_state(9.0 + tick / 100, proprio(tick))
+    for tick in range(28):
+        stamp = 9.0 + tick / 30  # the newest: 9.9
+        buffer.add_image("front", stamp, image(tick))
+        buffer.add_image("wrist", stamp, image(tick))
+    aligned = buffer.align(9.99, "")
+    assert aligned.refusal == ""
+    assert int(aligned.observation.images["front"][0, 0, 0]) == 27  # the choice of pictures follows stamps alone
+    assert aligned.stamps[OBS_STATE] == pytest.approx(9.84)  # taken at 9.9 - 0.06
+    assert aligned.observation.stamp == 9.99
+
+
+def test_a_dead_joint_state_stream_is_stale_behind_a_slow_camera_too():
+    buffer = ObservationBuffer(with_latency(front=0.2, wrist=0.2))
+    buffer.add_state(9.75, proprio())
+    for name in ROBOT.camera_names:
+        buffer.add_image(name, 9.98, image())
+    assert f"{OBS_STATE} is 0.250 s old" in buffer.align(10.0, "").refusal
+    buffer.add_state(9.99, proprio())
+    assert buffer.align(10.0, "").refusal == ""
+    fresh = ObservationBuffer(with_latency(front=0.2))
+    fresh.add_state(9.99, proprio())
+    for name in ROBOT.camera_names:
+        fresh.add_image(name, 9.98, image())
+    assert "has nothing from 0.220 s ago, when the oldest picture was taken" in fresh.align(10.0, "").refusal
+
+
+def test_pictures_of_different_moments_are_apart_whatever_their_stamps():
+    buffer = ObservationBuffer(with_latency(front=0.08))
+    for tick in range(20):
+        buffer.add_state(9.81 + tick / 100, proprio())
+    for name in ROBOT.camera_names:
+        buffer.add_image(name, 9.98, image())
+    assert "is 0.080 s older than observation.images.wrist" in buffer.align(10.0, "").refusal
 
 
 def test_a_camera_that_repeats_its_stamp_goes_stale_and_the_refusal_says_so():

@@ -24,7 +24,8 @@ class AnyInput(RuleBasedStateMachine):
     def begin(self) -> None:
         self.rig = Rig()
         self.speed = np.zeros(WIDTH)
-        self.was_reset = True  # the command may be placed anew at the measured position
+        self.was_reset = True  # since the last tick
+        self.may_rebase = True  # the command may be placed anew, at rest, at the measured position
 
     @rule(count=st.integers(1, 12))
     def ticks(self, count: int) -> None:
@@ -101,8 +102,7 @@ class AnyInput(RuleBasedStateMachine):
     def reset(self) -> None:
         done, _ = self.rig.guard.reset(self.rig.now)
         if done:
-            self.was_reset = True
-            self.speed = np.zeros(WIDTH)
+            self.was_reset = self.may_rebase = True
 
     @rule()
     def go(self) -> None:
@@ -125,26 +125,27 @@ class AnyInput(RuleBasedStateMachine):
     def _tick(self, dt: float) -> None:
         rig = self.rig
         before = rig.commands[-1] if rig.commands else None
+        measured = rig.arm.astype(np.float32)
         faulted = before is not None and before.state is GuardState.FAULT
         rig.tick(dt=dt)
         command = rig.command
         if faulted and not self.was_reset:
             assert command.state is GuardState.FAULT, "left FAULT without a reset"
+        self.was_reset = False
         if command.state is GuardState.WAIT:
             assert command.positions is None
         if command.positions is None:
-            self.speed = np.zeros(WIDTH)
-            self.was_reset = False
+            self.speed, self.may_rebase = np.zeros(WIDTH), True
             return
         assert np.isfinite(command.positions).all()
         assert np.isfinite(command.velocities).all()
-        anew = self.was_reset or before is None or before.positions is None
-        if anew:
-            assert np.abs(command.velocities).max() < 1e-5  # wherever it is, it rests there
-        if not anew:
+        rebased = self.may_rebase and not command.velocities.any() and np.array_equal(command.positions, measured)
+        if rebased or before is None or before.positions is None:
+            assert not command.velocities.any()  # wherever it is placed, it rests there
+            self.may_rebase = False
+        else:
             self._check_limits(before.positions, command, dt)
         self.speed = command.velocities
-        self.was_reset = False
 
     def _check_limits(self, last: np.ndarray, command, dt: float) -> None:
         moved, clamped = command.positions - last, min(dt, 3 * DT)

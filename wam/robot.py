@@ -62,9 +62,9 @@ class SafetySpec:
     chunk_age_s: float = 0.35  # without a new chunk for this long the guard holds [s]: two periods of 7 Hz and a margin
     teleop_age_s: float = 0.20  # without a teleoperation command for this long the guard holds [s]
     position_margin: float = 0.01  # kept free at both ends of every axis' range [rad, gripper opening]
-    tracking_error: float = 0.5  # |command - measured| that faults [rad, gripper opening]
+    tracking_error: float = 0.5  # |command - measured| of a joint that faults [rad]
     tracking_time_s: float = 0.2  # ... once it has lasted this long [s]
-    engage_error: float = 0.15  # |command - measured| above which the guard refuses to engage [rad, gripper opening]
+    engage_error: float = 0.15  # |command - measured| of a joint above which the guard refuses to engage [rad]
     state_fault_s: float = 1.0  # joint states missing for this long latch a fault [s]
     heartbeat_s: float = 0.5  # silence of a heartbeat that was heard once, which stops the arm [s]; 0: never watched
     guard_rate_hz: float = 50.0  # rate of commands to the arm [Hz]

@@ -38,3 +38,13 @@ class ArmParameters:
     announce_task: bool = field(
         default=False, metadata=param("mujoco: publish each scene's instruction on policy/task")
     )
+    # so101
+    so101_port: str = field(default="", metadata=param("so101: serial device of the follower arm"))
+    so101_calibration: str = field(
+        default="", metadata=param("so101: LeRobot's calibration file; empty takes the robot file's servo calibration")
+    )
+    so101_setup: bool = field(
+        default=False,
+        metadata=param("so101: write calibration and gains into the servos; the arm goes limp for a moment"),
+    )
+    so101_limp_at_exit: bool = field(default=False, metadata=param("so101: switch torque off when the node ends"))

@@ -1,0 +1,151 @@
+"""Six Feetech STS3215 servos behind a pseudo-terminal: the bus protocol at byte level, and the ways it fails.
+
+A packet is FF FF id length instruction parameters checksum; a status packet has an error byte in place of the
+instruction. Registers are those of the STS series; positions follow goals at once while torque is on.
+"""
+
+import contextlib
+import os
+import pty
+import select
+import threading
+import tty
+from pathlib import Path
+
+PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 1, 2, 3, 0x82, 0x83
+BROADCAST = 0xFE
+MODEL_NUMBER = 777  # sts3215
+ID, MIN_LIMIT, MAX_LIMIT, HOMING, TORQUE, GOAL, PRESENT, TEMPERATURE = 5, 9, 11, 31, 40, 42, 56, 63
+P_GAIN, D_GAIN, I_GAIN = 21, 22, 23
+MAX_TORQUE, PROTECTION_CURRENT, OVERLOAD = 16, 28, 36
+
+
+class Servo:
+    """The registers of one servo."""
+
+    def __init__(self, number: int) -> None:
+        self.registers = bytearray(128)
+        self.set(3, MODEL_NUMBER)
+        self.registers[0:2] = bytes((3, 10))  # firmware
+        self.registers[ID] = number
+        self.registers[P_GAIN], self.registers[I_GAIN], self.registers[D_GAIN] = 16, 0, 32
+        self.set(MIN_LIMIT, 1000)
+        self.set(MAX_LIMIT, 3000)
+        self.set(PRESENT, 2000)
+        self.registers[TEMPERATURE] = 30 + number
+        if number == 6:
+            self.set(MAX_TORQUE, 500)
+            self.set(PROTECTION_CURRENT, 250)
+            self.registers[OVERLOAD] = 25
+
+    def get(self, address: int) -> int:
+        return int.from_bytes(self.registers[address : address + 2], "little")
+
+    def set(self, address: int, value: int) -> None:
+        self.registers[address : address + 2] = value.to_bytes(2, "little")
+
+    def write(self, address: int, data: bytes) -> None:
+        self.registers[address : address + len(data)] = data
+        if self.registers[TORQUE]:
+            self.set(PRESENT, self.get(GOAL))
+
+
+class FakeBus:
+    """A serial device with servos 1 to 6; ``path`` stays the same when it is unplugged and plugged in again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "ttyARM"
+        self.servos = {number: Servo(number) for number in range(1, 7)}
+        self.mute: set[int] = set()  # servos that do not answer
+        self.spoil = 0  # answers still to be sent with a wrong checksum
+        self.torque_log: list[tuple[int, int]] = []  # (servo, value) of every write to Torque_Enable
+        self.sync_writes = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.plug()
+
+    def plug(self) -> None:
+        """Makes the device appear."""
+        self._master, slave = pty.openpty()
+        tty.setraw(slave)
+        self._slave = slave
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to(os.ttyname(slave))
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._serve, args=(self._master,), daemon=True)
+        self._thread.start()
+
+    def unplug(self) -> None:
+        """Makes the device vanish under its user."""
+        self.path.unlink(missing_ok=True)
+        self._stop.set()
+        assert self._thread is not None
+        self._thread.join()
+        os.close(self._slave)
+        os.close(self._master)
+
+    def close(self) -> None:
+        """Ends it, plugged in or not."""
+        if not self._stop.is_set():
+            self.unplug()
+
+    def _serve(self, master: int) -> None:
+        pending = bytearray()
+        while not self._stop.is_set():
+            if not select.select([master], [], [], 0.02)[0]:
+                continue
+            with contextlib.suppress(OSError):
+                pending += os.read(master, 4096)
+            while (packet := _packet(pending)) is not None:
+                answer = b"".join(self._answers(*packet))
+                if answer:
+                    os.write(master, answer)
+
+    def _answers(self, number: int, instruction: int, data: bytes):
+        if instruction == SYNC_WRITE:
+            address, size = data[0], data[1]
+            self.sync_writes += 1
+            for place in range(2, len(data), size + 1):
+                self._write(data[place], address, data[place + 1 : place + 1 + size])
+        elif instruction == SYNC_READ:
+            for each in data[2:]:
+                yield self._status(each, self.servos[each].registers[data[0] : data[0] + data[1]])
+        elif number in self.servos:
+            if instruction == READ:
+                yield self._status(number, self.servos[number].registers[data[0] : data[0] + data[1]])
+            elif instruction == WRITE:
+                self._write(number, data[0], data[1:])
+                yield self._status(number, b"")
+            elif instruction == PING:
+                yield self._status(number, b"")
+
+    def _write(self, number: int, address: int, data: bytes) -> None:
+        if address == TORQUE:
+            self.torque_log.append((number, data[0]))
+        self.servos[number].write(address, data)
+
+    def _status(self, number: int, data: bytes) -> bytes:
+        if number in self.mute:
+            return b""
+        body = bytes((number, len(data) + 2, 0)) + bytes(data)
+        checksum = ~sum(body) & 0xFF
+        if self.spoil:
+            self.spoil -= 1
+            checksum ^= 0x55
+        return b"\xff\xff" + body + bytes((checksum,))
+
+
+def _packet(pending: bytearray) -> tuple[int, int, bytes] | None:
+    """Takes one whole packet with a right checksum off the front: (id, instruction, parameters)."""
+    while len(pending) >= 6:
+        if pending[:2] != b"\xff\xff":
+            del pending[0]
+            continue
+        size = pending[3] + 4
+        if len(pending) < size:
+            return None
+        packet = bytes(pending[:size])
+        del pending[:size]
+        if ~sum(packet[2:-1]) & 0xFF == packet[-1]:
+            return packet[2], packet[4], packet[5:-1]
+    return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from wam.errors import CheckpointError
 from wam.torch_archive import TorchArchive
 
-__all__ = ["TensorSource", "open_weights"]
+__all__ = ["TensorMap", "TensorSource", "open_weights"]
 
 INDEX_SUFFIX = ".safetensors.index.json"
 ARCHIVES = (".pt", ".pth", ".bin")
@@ -30,6 +30,21 @@ class TensorSource(Protocol):
     def read(self, name: str) -> Tensor:
         """One tensor."""
         ...
+
+
+class TensorMap:
+    """Tensors that are in memory already."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor."""
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        return self._tensors[name]
 
 
 def open_weights(path: Path) -> TensorSource:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from wam.conditions import as_condition
 from wam.errors import CheckpointError, ConfigError
+from wam.latents import latents_to_tokens, tokens_to_latents
 from wam.model_config import ModelConfig
 
 __all__ = ["VaeTokenizer", "random_vae"]
@@ -94,7 +95,7 @@ class VaeTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, images: UInt8[Tensor, "B K height width 3"]) -> Float[Tensor, "B N Z"]:
         """Turns images of one instant into video tokens: row by row, cameras side by side within a row."""
-        return self._tokens(self._latents(_pixels(images[:, None])))
+        return latents_to_tokens(self._latents(_pixels(images[:, None])), self.config)
 
     @torch.no_grad()
     def encode_future(
@@ -102,19 +103,19 @@ class VaeTokenizer(nn.Module):
     ) -> Float[Tensor, "B LN Z"]:
         """Turns the frames that follow an observation into video tokens, latent frame by latent frame."""
         clip = torch.cat((images[:, None], future), dim=1)  # (B, 1 + T, K, height, width, 3)
-        return self._tokens(self._latents(_pixels(clip))[:, :, 1:])
+        return latents_to_tokens(self._latents(_pixels(clip))[:, :, 1:], self.config)
 
     @torch.no_grad()
     def decode(self, tokens: Float[Tensor, "B N Z"]) -> UInt8[Tensor, "B K height width 3"]:
         """Turns the tokens of one instant back into images."""
-        return self._images(self._grid(tokens))[:, 0]
+        return self._images(tokens_to_latents(tokens, self.config))[:, 0]
 
     @torch.no_grad()
     def decode_future(
         self, tokens: Float[Tensor, "B N Z"], future: Float[Tensor, "B LN Z"]
     ) -> UInt8[Tensor, "B T K height width 3"]:
         """Turns future tokens into frames; the observation's tokens come first, as the autoencoder is causal."""
-        return self._images(self._grid(torch.cat((tokens, future), dim=1)))[:, 1:]
+        return self._images(tokens_to_latents(torch.cat((tokens, future), dim=1), self.config))[:, 1:]
 
     @torch.no_grad()
     def future_condition(self, images: UInt8[Tensor, "B K height width 3"]) -> Float[Tensor, "B LN C"] | None:
@@ -124,7 +125,7 @@ class VaeTokenizer(nn.Module):
         first = _pixels(images[:, None])  # (B, 3, 1, height, K·width)
         blank = torch.zeros_like(first).expand(-1, -1, self.config.future_frames, -1, -1)
         latents = self._latents(torch.cat((first, blank), dim=2))[:, :, 1:]
-        return as_condition(self._tokens(latents), False, self.config)
+        return as_condition(latents_to_tokens(latents, self.config), False, self.config)
 
     @torch.no_grad()
     def image_tokens(self, images: UInt8[Tensor, "B K height width 3"]) -> Float[Tensor, "B I W"] | None:
@@ -168,16 +169,6 @@ class VaeTokenizer(nn.Module):
         pixels = vae.decode((latents * std + mean).to(next(vae.parameters()).dtype)).sample.float()  # (B, 3, T, h, K·w)
         frames = pixels.unflatten(-1, (self.config.n_cameras, -1)).permute(0, 2, 4, 3, 5, 1)  # (B, T, K, h, w, 3)
         return ((frames.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
-
-    def _tokens(self, latents: Tensor) -> Tensor:
-        side = self.config.token_patch
-        grid = latents.unflatten(3, (-1, side)).unflatten(5, (-1, side))  # (B, C, L, rows, side, columns, side)
-        return grid.permute(0, 2, 3, 5, 4, 6, 1).flatten(4).flatten(1, 3)  # (B, L·rows·columns, side·side·C)
-
-    def _grid(self, tokens: Tensor) -> Tensor:
-        (rows, columns), side = self.config.grid, self.config.token_patch
-        grid = tokens.unflatten(-1, (side, side, -1)).unflatten(1, (-1, rows, columns * self.config.n_cameras))
-        return grid.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)  # (B, C, L, rows·side, columns·side)
 
 
 def random_vae(config: ModelConfig, *, base_dim: int | None = None) -> nn.Module:

@@ -48,8 +48,8 @@ _DIFFUSERS = (
     (r"scale_shift_table$", "head.modulation"),
 )
 _SIGNS = {  # a name that only this layout has; tried in this order
-    "lerobot": r"^model\.mot\.(layers|mixtures)\.",
-    "fastwam": r"^(mot\.)?mixtures\.",
+    "lerobot": r"^(model\.)?mot\.layers\.",
+    "fastwam": r"^(model\.)?(mot\.)?mixtures\.",
     "diffusers": r"^condition_embedder\.",
     "wan": r"^blocks\.0\.self_attn\.",
 }

@@ -15,10 +15,10 @@ from wam.config import ModelConfig
 from wam.errors import CheckpointError
 from wam.key_report import describe_misfit
 from wam.model import WorldActionModel
-from wam.tensor_files import open_weights
+from wam.tensor_files import TensorSource, open_weights
 from wam.wan_keys import Placement, action_names, canonical_names, detect_layout, placements
 
-__all__ = ["ROBOT_PARTS", "LoadReport", "initialise_action_expert", "load_weights"]
+__all__ = ["ROBOT_PARTS", "LoadReport", "fill_weights", "initialise_action_expert", "load_weights"]
 
 # What depends on the robot in a Fast-WAM checkpoint: kept at initial values when it is taken up for another one.
 ROBOT_PARTS = ("action.action_encoder.", "action.head.", "proprio_encoder.")
@@ -33,22 +33,29 @@ class LoadReport:
     kept: tuple[str, ...]  # canonical names that the file lacks or has in another shape; allowed by ``reinitialise``
 
 
-@torch.no_grad()
 def load_weights(model: WorldActionModel, path: Path, *, reinitialise: Sequence[str] = ()) -> LoadReport:
-    """Fills a model from published weights.
+    """Fills a model from the file or folder of published weights; see ``fill_weights``."""
+    return fill_weights(model, open_weights(path), origin=str(path), reinitialise=reinitialise)
 
-    A Wan folder fills the video expert; a Fast-WAM or LeRobot checkpoint fills both experts and the proprio encoder.
+
+@torch.no_grad()
+def fill_weights(
+    model: WorldActionModel, source: TensorSource, *, origin: str, reinitialise: Sequence[str] = ()
+) -> LoadReport:
+    """Fills a model from named tensors.
+
+    Weights of Wan fill the video expert; those of Fast-WAM or LeRobot both experts and the proprio encoder.
 
     Args:
         model: Ours, of the same geometry, already on its device and in its dtype.
-        path: What ``wam.tensor_files.open_weights`` takes.
+        source: The tensors.
+        origin: Where they come from, for the error.
         reinitialise: Beginnings of canonical names whose tensors may be missing or of another shape and then keep
             their initial values, for example ``ROBOT_PARTS``.
 
     Raises:
         CheckpointError: Names every tensor that is missing, unexpected or of the wrong shape.
     """
-    source = open_weights(path)
     shapes = source.shapes()
     layout = detect_layout(shapes)
     names = {canonical: name for name, canonical in canonical_names(shapes, layout).items()}
@@ -67,7 +74,7 @@ def load_weights(model: WorldActionModel, path: Path, *, reinitialise: Sequence[
     )
     if misfit:
         raise CheckpointError(
-            f"weights {path} (layout {layout}, {len(shapes)} tensors) do not fit a model of preset "
+            f"weights {origin} (layout {layout}, {len(shapes)} tensors) do not fit a model of preset "
             f"'{model.config.preset}':\n{misfit}\nUse the preset of their geometry; weights of another robot need the "
             "parts that depend on the robot kept at their initial values."
         )

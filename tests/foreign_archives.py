@@ -1,0 +1,13 @@
+"""Files in the form that others publish: the one place where this repository makes a pickle, to test their readers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["save_archive"]
+
+
+def save_archive(payload: Any, path: Path) -> None:
+    """Writes a ``.pt`` file as ``torch.save`` does."""
+    torch.save(payload, path)

@@ -2,7 +2,8 @@
 
 ``language``: two cubes, the instruction names one; and the same scenes with the other one named. ``steps``: success
 against the number of denoising steps for the plain and the self-distilled action expert. ``suite``: one model for the
-four tasks of the suite, with and without the video loss.
+four tasks of the suite: actions alone, beside the imagined future and from it; visibility mixed or isolated; with and
+without the video loss.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,12 @@ N_STEPS = (1, 2, 4, 10)
 SUITE = ("reach", "lift", "push", "place")
 TWO_CUBES = ("--distractors", 1)
 OTHER_NAMED = (*TWO_CUBES, "--named", 1)
+SUITE_STEPS = 16000
+MIXED_QUESTIONS = tuple(
+    word
+    for name, share in (("policy", 2), ("joint", 1), ("inverse", 1), ("forward", 1))
+    for word in (f"--loss.questions.{name}", share)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +60,20 @@ def _steps(plan: Plan) -> None:
 
 def _suite(plan: Plan) -> None:
     data = [plan.collect(task, distractors=1, episodes=1500) for task in SUITE]
-    common = ["--steps", 16000, "--start-share", 0.4]
-    for name, options in (("with the video loss", ()), ("without the video loss", ("--loss.video-weight", 0))):
-        run = plan.train(name.replace(" ", "_"), data, [*common, *options])
+    common = ["--steps", SUITE_STEPS, "--start-share", 0.4]
+    mixed = plan.train("mixed", data, [*common, *MIXED_QUESTIONS])
+    isolated = plan.train("isolated", data, common)
+    without = plan.train("without_video", data, [*common, "--loss.video-weight", 0])
+    for name, run, backend in (
+        ("mixed, fast", mixed, "auto"),
+        ("mixed, joint", mixed, "torch_joint"),
+        ("mixed, inverse", mixed, "torch_inverse"),
+        ("isolated, fast", isolated, "auto"),
+        ("without the video loss, fast", without, "auto"),
+    ):
         plan.bundle(run)
         for task in SUITE:
-            plan.evaluate(name, task, run, task, TWO_CUBES)
+            plan.evaluate(name, task, run, task, [*TWO_CUBES, "--backend", backend])
 
 
 STUDIES: Mapping[str, Study] = {
@@ -74,7 +89,7 @@ STUDIES: Mapping[str, Study] = {
     ),
     "suite": Study(
         title="One model for the suite",
-        question="What does one multi-task model solve, and what does the video loss add?",
+        question="What does one model solve when it is asked in three ways, and what do mixing and the video loss add?",
         build=_suite,
     ),
 }

@@ -16,13 +16,14 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from policy.guard_types import ChunkMessage
+from policy.wire import stamp_seconds
 from ros_nodes.errors import MessageError
 from wam.robot import RobotSpec
 from wam.spec import ActionChunk
 
 __all__ = [
     "chunk_frame_id",
-    "chunk_times",
     "chunk_trajectory",
     "forward_command",
     "joint_state",
@@ -31,6 +32,7 @@ __all__ = [
     "single_point",
     "to_duration",
     "to_time",
+    "trajectory_chunk",
     "trajectory_command",
 ]
 
@@ -100,10 +102,21 @@ def chunk_trajectory(chunk: ActionChunk, names: Sequence[str], epoch: int, seque
     return message
 
 
-def chunk_times(message: JointTrajectory) -> np.ndarray:
-    """Returns (H,) float64 times of the points after the stamp [s]."""
-    return np.array(
-        [point.time_from_start.sec + point.time_from_start.nanosec / _NANO for point in message.points], dtype=float
+def trajectory_chunk(message: JointTrajectory) -> ChunkMessage:
+    """Reads the message of an action chunk; numbers are checked by the guard, which counts what is malformed.
+
+    Raises:
+        MessageError: The frame does not say whose chunk it is.
+    """
+    epoch, sequence = parse_chunk_frame_id(message.header.frame_id)
+    times = [point.time_from_start.sec + point.time_from_start.nanosec / _NANO for point in message.points]
+    return ChunkMessage(
+        names=message.joint_names,
+        times_s=np.array(times, dtype=float),
+        positions=[point.positions for point in message.points],  # type: ignore[arg-type]  # may be ragged
+        stamp=stamp_seconds(message.header.stamp),
+        epoch=epoch,
+        sequence=sequence,
     )
 
 

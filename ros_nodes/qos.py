@@ -40,5 +40,5 @@ COMMAND = _profile(reliable=True, depth=1)  # guard to arm; what ros2_control's 
 LATCHED = _profile(reliable=True, depth=1, latched=True)  # task, e-stop, episode: late joiners get the last value
 # A latched topic published by hand (`ros2 topic pub`) is volatile and never reaches a LATCHED subscription. Where
 # missing it would be dangerous, as with an e-stop, subscribe with both.
-VOLATILE = _profile(reliable=False, depth=10)
+VOLATILE = _profile(reliable=True, depth=10)
 DIAGNOSTICS = _profile(reliable=True, depth=10)

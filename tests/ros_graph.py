@@ -19,7 +19,7 @@ from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOMAINS = range(1, 102)  # above 101, discovery ports meet Linux's ephemeral ports
-PATIENCE = 60.0  # [s]; a loaded machine needs seconds to start Python, and a test that waits longer has failed
+PATIENCE = 30.0  # [s]; a loaded machine needs seconds to start Python, and a test that waits longer has failed
 
 
 @contextlib.contextmanager
@@ -96,6 +96,10 @@ class Process:
     def output(self) -> str:
         """What it has printed so far."""
         return self.log.read_text(errors="replace")
+
+    def mapped_files(self) -> str:
+        """What the process has loaded: the files in its memory map."""
+        return Path(f"/proc/{self.popen.pid}/maps").read_text()
 
     def close(self) -> None:
         """Ends it, whatever state it is in."""

@@ -129,10 +129,11 @@ def test_chunks_survive_the_message() -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (8, ROBOT.action_dim)).astype(np.float32)
     chunk = ActionChunk(actions=actions, stamp=1234.25, control_dt=0.1, anchor=actions[0])
     message = messages.chunk_trajectory(chunk, ROBOT.action_names, 1795240062, 7)
-    assert messages.parse_chunk_frame_id(message.header.frame_id) == (1795240062, 7)
-    assert wire.stamp_seconds(message.header.stamp) == chunk.stamp
-    np.testing.assert_allclose(messages.chunk_times(message), 0.1 * np.arange(8), atol=1e-9)
-    np.testing.assert_array_equal(np.array([point.positions for point in message.points], dtype=np.float32), actions)
+    read = messages.trajectory_chunk(message)
+    assert (read.epoch, read.sequence, read.stamp) == (1795240062, 7, chunk.stamp)
+    assert tuple(read.names) == ROBOT.action_names
+    np.testing.assert_allclose(read.times_s, 0.1 * np.arange(8), atol=1e-9)
+    np.testing.assert_array_equal(np.array(read.positions, dtype=np.float32), actions)
 
 
 @pytest.mark.parametrize("frame_id", ["", "wam", "wam/a", "wam/a/b", "base/a/1", "wam/a/1/2"])

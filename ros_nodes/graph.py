@@ -1,0 +1,56 @@
+"""What else is on the graph: publishers whose quality of service does not match ours, and nodes that must be alone."""
+
+from collections.abc import Mapping
+
+from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
+
+__all__ = ["other_publishers", "qos_mismatches"]
+
+
+def qos_mismatches(node: Node, asked: Mapping[str, QoSProfile]) -> list[str]:
+    """Says which publishers can never reach us.
+
+    ROS drops such a pair without a word in the data: the topic looks silent. A publisher that also reaches us by a
+    second subscription with other settings is fine.
+
+    Args:
+        node: The node that subscribes.
+        asked: Topic → the most lenient profile we subscribe with.
+
+    Returns:
+        One sentence per publisher.
+    """
+    found = []
+    for topic, profile in asked.items():
+        for publisher in node.get_publishers_info_by_topic(_resolved(node, topic)):
+            compatibility, reason = qos_check_compatible(publisher.qos_profile, profile)
+            if compatibility == QoSCompatibility.ERROR:
+                reasons = reason.replace("ERROR: ", "").strip("; ")
+                found.append(
+                    f"'{_full_name(publisher)}' publishes {topic} with a quality of service that never reaches "
+                    f"'{node.get_name()}' ({reasons}): start it with {_wanted(profile)}"
+                )
+    return found
+
+
+def other_publishers(node: Node, topic: str) -> list[str]:
+    """Full names of other nodes that publish a topic; two of one name count as two."""
+    own = node.get_fully_qualified_name()
+    names = [_full_name(publisher) for publisher in node.get_publishers_info_by_topic(_resolved(node, topic))]
+    if own in names:
+        names.remove(own)
+    return names
+
+
+def _resolved(node: Node, topic: str) -> str:
+    return node.resolve_topic_name(topic)
+
+
+def _full_name(publisher: object) -> str:
+    namespace, name = publisher.node_namespace, publisher.node_name  # type: ignore[attr-defined]
+    return f"{namespace.rstrip('/')}/{name}"
+
+
+def _wanted(profile: QoSProfile) -> str:
+    return f"reliability {profile.reliability.name.lower()} and durability {profile.durability.name.lower()}"

@@ -1,0 +1,308 @@
+"""What reaches a guard when the rest of the graph misbehaves: the guard is a real process, the rest is spoilt."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("rclpy")
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from std_msgs.msg import Bool, Empty  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
+
+from ros_nodes import messages, qos  # noqa: E402
+from tests.ros_fake_policy import ROBOT  # noqa: E402
+from tests.ros_fakes import HOME, NAMES, FakePolicyTimer, FakeRobot  # noqa: E402
+from tests.ros_graph import Graph, Heard  # noqa: E402
+from tests.ros_guard_watch import GuardWatch  # noqa: E402
+
+STATES_LOST_S = 0.17
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    with Graph(tmp_path_factory.mktemp("faults")) as graph:
+        graph.start("guard", "robot:=sim6")
+        yield graph
+
+
+@pytest.fixture(scope="module")
+def robot(graph: Graph) -> FakeRobot:
+    return FakeRobot(graph)
+
+
+@pytest.fixture(scope="module")
+def policy(graph: Graph, robot: FakeRobot) -> FakePolicyTimer:
+    return FakePolicyTimer(graph, robot)
+
+
+@pytest.fixture(scope="module")
+def watch(graph: Graph) -> GuardWatch:
+    return GuardWatch(graph)
+
+
+@pytest.fixture(scope="module")
+def reports(graph: Graph) -> Heard:
+    return graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+
+
+@pytest.fixture
+def running(graph: Graph, robot: FakeRobot, policy: FakePolicyTimer, watch: GuardWatch) -> GuardWatch:
+    graph.until(lambda: watch.values.get("state") in {"HOLD", "FAULT", "RUN_POLICY"}, "the guard has joint states")
+    watch.run()
+    return watch
+
+
+def permute(message: JointTrajectory) -> None:
+    message.joint_names = message.joint_names[::-1]
+    for point in message.points:
+        point.positions = point.positions[::-1]
+
+
+def drop_a_name(message: JointTrajectory) -> None:
+    message.joint_names = message.joint_names[:-1]
+    for point in message.points:
+        point.positions = point.positions[:-1]
+
+
+def add_a_name(message: JointTrajectory) -> None:
+    message.joint_names = [*message.joint_names, "tail"]
+    for point in message.points:
+        point.positions = [*point.positions, 0.0]
+
+
+def spoil_number(number: float) -> Callable[[JointTrajectory], None]:
+    def spoil(message: JointTrajectory) -> None:
+        message.points[5].positions[3] = number
+
+    return spoil
+
+
+def shorten_a_point(message: JointTrajectory) -> None:
+    message.points[5].positions = message.points[5].positions[:-1]
+
+
+def turn_time_back(message: JointTrajectory) -> None:
+    message.points[5].time_from_start = message.points[3].time_from_start
+
+
+def empty(message: JointTrajectory) -> None:
+    message.points = []
+
+
+def forget_whose(message: JointTrajectory) -> None:
+    message.header.frame_id = "base"
+
+
+SPOILT = {
+    "missing joint": (drop_a_name, "lacks gripper"),
+    "extra joint": (add_a_name, "has unknown tail"),
+    "NaN": (spoil_number(float("nan")), "holds nan for 'forearm_roll' at point 5"),
+    "inf": (spoil_number(float("inf")), "holds inf for 'forearm_roll' at point 5"),
+    "wrong length": (shorten_a_point, "not an array of numbers"),
+    "time goes back": (turn_time_back, "strictly increase"),
+    "empty": (empty, "one time per point is needed"),
+    "nobody's": (forget_whose, "wam/<epoch>/<sequence>"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_chunk_is_dropped_whole_and_the_third_in_a_row_latches(
+    graph: Graph, running: GuardWatch, policy: FakePolicyTimer, name: str
+) -> None:
+    spoil, words = SPOILT[name]
+    begun, refused = time.monotonic(), running.count("chunks_refused")
+    policy.spoil = spoil
+    policy.publish()
+    policy.on, policy.spoil = False, lambda message: None
+    graph.until(lambda: running.count("chunks_refused") > refused, "the spoilt chunk is refused")
+    assert words in running.values["last_refusal"]
+    policy.on = True
+    graph.until(lambda: running.values["state"] == "RUN_POLICY", "one spoilt chunk latches nothing")
+    policy.spoil = spoil
+    running.until("FAULT", reason="3 malformed chunks in a row")
+    policy.spoil = lambda message: None
+    graph.spin(0.3)
+    assert running.values["state"] == "FAULT"
+    running.check_limits(begun)
+    running.check_at_rest()
+
+
+def test_permuted_joint_names_are_put_in_order(
+    graph: Graph, running: GuardWatch, robot: FakeRobot, policy: FakePolicyTimer
+) -> None:
+    begun = time.monotonic()
+    policy.spoil = permute
+    robot.names = list(NAMES[::-1])
+    graph.spin(1.0)
+    policy.spoil, robot.names = lambda message: None, list(NAMES)
+    assert running.values["state"] == "RUN_POLICY"
+    path = running.path(begun)
+    np.testing.assert_allclose(path[:, 1:], np.tile(HOME[1:], (len(path), 1)), atol=0.011)  # a margin to the limit
+    assert np.ptp(path[:, 0]) > 0.05
+
+
+def test_joint_states_that_lack_a_joint_are_lost_ones(
+    graph: Graph, running: GuardWatch, robot: FakeRobot, reports: Heard
+) -> None:
+    robot.names = [*NAMES, "tail"]  # more than ours is fine
+    graph.spin(0.3)
+    assert running.values["state"] == "RUN_POLICY"
+    robot.names = list(NAMES[:-1])
+    spoilt = time.monotonic()
+    running.until("HOLD", reason="joint states are")
+    seconds, allowance = running.reaction(spoilt, "HOLD")
+    assert seconds <= STATES_LOST_S + allowance
+    graph.until(
+        lambda: any("lacks gripper" in status.message for _, m in reports.items for status in m.status),
+        "diagnostics name the joint that is missing",
+    )
+    robot.names = list(NAMES)
+    graph.until(lambda: running.values["state"] in {"RUN_POLICY", "FAULT"}, "the guard hears the robot again")
+
+
+def test_a_chunk_that_jumps_by_a_radian_and_a_half_moves_the_arm_within_its_limits(
+    graph: Graph, running: GuardWatch, policy: FakePolicyTimer
+) -> None:
+    def teleport(message: JointTrajectory) -> None:
+        for point in message.points:
+            point.positions[0] += 1.5
+
+    begun = time.monotonic()
+    before = running.path(begun - 0.5)[-1]
+    policy.spoil = teleport
+    graph.until(lambda: running.path(begun).size and running.path(begun)[-1, 0] > before[0] + 1.0, "the arm goes there")
+    policy.spoil = lambda message: None
+    graph.spin(1.0)
+    running.check_limits(begun)
+    assert running.values["state"] == "RUN_POLICY"
+
+
+def test_a_measured_jump_of_a_radian_and_a_half_is_a_fault(graph: Graph, running: GuardWatch, robot: FakeRobot) -> None:
+    begun = time.monotonic()
+    robot.offset[1] = -1.5
+    running.until("FAULT", reason="'shoulder' is")
+    seconds, allowance = running.reaction(begun, "FAULT")
+    assert seconds <= ROBOT.safety.tracking_time_s + 0.1 + allowance
+    robot.offset[1] = 0.0
+    running.check_limits(begun)
+    assert not graph.call("guard/engage").success
+
+
+def test_an_e_stop_latches_until_it_is_released_and_reset(graph: Graph, running: GuardWatch) -> None:
+    button = graph.node.create_publisher(Bool, "e_stop", qos.LATCHED)
+    graph.until(lambda: button.get_subscription_count() == 3, "the guard listens to the button")
+    pressed = time.monotonic()
+    button.publish(Bool(data=True))
+    running.until("FAULT", reason="e-stop")
+    seconds, allowance = running.reaction(pressed, "FAULT")
+    assert seconds <= 0.1 + allowance
+    graph.spin(0.4)
+    running.check_at_rest()
+    running.check_limits(pressed - 0.5)
+    assert "pressed" in graph.call("guard/reset").message
+    assert "FAULT" in graph.call("guard/engage").message
+    button.publish(Bool(data=False))
+    graph.spin(0.2)
+    assert running.values["state"] == "FAULT"  # letting go of the button alone moves nothing
+    running.run()
+    graph.node.destroy_publisher(button)
+
+
+@pytest.mark.parametrize("profile", [10, qos.SENSOR], ids=["volatile", "best effort"])
+def test_an_e_stop_sent_by_hand_is_not_latched_and_stops_all_the_same(
+    graph: Graph, running: GuardWatch, profile: object
+) -> None:
+    by_hand = graph.node.create_publisher(Bool, "e_stop", profile)
+
+    def stopped() -> bool:
+        by_hand.publish(Bool(data=True))
+        return running.values["state"] == "FAULT"
+
+    graph.until(stopped, "the guard stops")
+    assert running.values["reason"] == "e-stop"
+
+    def released() -> bool:
+        by_hand.publish(Bool(data=False))
+        return running.values["e_stop"] == "false"
+
+    graph.until(released, "the button is released")
+    running.run()
+    graph.node.destroy_publisher(by_hand)
+
+
+def test_the_e_stop_service_stops(graph: Graph, running: GuardWatch) -> None:
+    assert graph.call("guard/e_stop").success
+    running.until("FAULT", reason="e-stop")
+    running.run()
+
+
+def test_a_chunk_publisher_that_cannot_reach_the_guard_is_named(
+    graph: Graph, running: GuardWatch, policy: FakePolicyTimer, reports: Heard
+) -> None:
+    policy.on = False
+    running.until("HOLD", reason="no chunk")
+    wrong = graph.node.create_publisher(JointTrajectory, "policy/chunk", qos.SENSOR)  # best effort; reliable is asked
+
+    def named() -> bool:
+        status = reports.last.status[0] if reports.items else None
+        return status is not None and "'/listener' publishes policy/chunk" in status.message
+
+    graph.until(named, "diagnostics name the publisher that never reaches the guard")
+    assert "reliability reliable" in reports.last.status[0].message
+    assert running.values["state"] == "HOLD"
+    graph.node.destroy_publisher(wrong)
+    policy.on = True
+    running.until("RUN_POLICY")
+
+
+def test_chunks_of_an_earlier_policy_are_refused(graph: Graph, running: GuardWatch, policy: FakePolicyTimer) -> None:
+    rival = graph.node.create_publisher(JointTrajectory, "policy/chunk", qos.CHUNK)
+    points = [
+        JointTrajectoryPoint(positions=[1.0] * 7, time_from_start=messages.to_duration(0.1 * i)) for i in range(4)
+    ]
+    message = JointTrajectory(joint_names=list(NAMES), points=points)
+    message.header.frame_id = messages.chunk_frame_id(policy.epoch - 1, 10**6)
+    begun = time.monotonic()
+
+    def refused() -> bool:
+        message.header.stamp = messages.to_time(time.time())
+        rival.publish(message)
+        return "out of order" in running.values["last_refusal"]
+
+    graph.until(refused, "chunks of the other policy are refused")
+    assert running.values["state"] == "RUN_POLICY"
+    assert running.values["epoch"] == str(policy.epoch)
+    running.check_limits(begun)
+    graph.node.destroy_publisher(rival)
+
+
+def test_a_heartbeat_that_stops_latches(graph: Graph, running: GuardWatch) -> None:
+    heart = graph.node.create_publisher(Empty, "e_stop/heartbeat", 10)
+    timer = graph.node.create_timer(0.1, lambda: heart.publish(Empty()))
+    graph.spin(1.0)
+    assert running.values["state"] == "RUN_POLICY"
+    timer.cancel()
+    running.until("FAULT", reason="no heartbeat")
+    timer.reset()
+    graph.spin(0.3)
+    running.run()
+    graph.start("guard", "robot:=sim6")  # which expects no heartbeat again
+    graph.node.destroy_timer(timer)
+    running.until("HOLD", reason="not engaged")
+
+
+def test_a_late_guard_hears_an_e_stop_from_before_its_time(
+    graph: Graph, watch: GuardWatch, robot: FakeRobot, policy: FakePolicyTimer
+) -> None:
+    button = graph.node.create_publisher(Bool, "e_stop", qos.LATCHED)
+    button.publish(Bool(data=True))
+    graph.start("guard", "robot:=sim6")
+    watch.until("FAULT", reason="e-stop")
+    assert not graph.call("guard/engage").success
+    button.publish(Bool(data=False))
+    watch.run()
+    graph.node.destroy_publisher(button)

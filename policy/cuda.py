@@ -55,7 +55,7 @@ class Cuda:
             count = self._call("cudaGetDeviceCount")
         except BackendError as error:
             raise BackendError(
-                f"no NVIDIA driver that can be used: {error} Choose backend 'onnx', or see wam doctor."
+                f"no NVIDIA driver ({error}): see wam doctor, or choose backend 'onnx'."
             ) from error
         if count < 1:
             raise BackendError("the driver finds no NVIDIA device: see wam doctor, or choose backend 'onnx'.")
@@ -173,7 +173,7 @@ class Cuda:
         error, *values = getattr(self._runtime, name)(*arguments)
         if int(error) != 0:
             _, text = self._runtime.cudaGetErrorString(error)
-            raise BackendError(f"CUDA: {name} failed with error {int(error)}: {text.decode(errors='replace')}.")
+            raise BackendError(f"{name} failed with CUDA error {int(error)}: {text.decode(errors='replace')}")
         if not values:
             return None
         return values[0] if len(values) == 1 else tuple(values)

@@ -24,10 +24,11 @@ import numpy as np
 from policy.cuda import Cuda, Recording
 from policy.errors import BackendError
 from policy.tensorrt_api import import_tensorrt
-from policy.tensorrt_buffers import DeviceMemory, Observations, PromptHandle
+from policy.tensorrt_buffers import DeviceMemory, Observations, PromptHandle, fill, from_bits, to_bits
 from policy.tensorrt_engines import load_engines
+from policy.tensorrt_layers import Layer, inspected_layers
 from policy.tensorrt_plan import ENGINE_FOLDER, read_engines
-from wam.manifest import Manifest
+from wam.manifest import GraphSpec, Manifest
 
 __all__ = ["TensorRtBackend"]
 
@@ -58,7 +59,7 @@ class TensorRtBackend:
         if device == "cpu":
             raise BackendError("backend 'tensorrt' runs on an NVIDIA GPU, not on device 'cpu': choose backend 'onnx'.")
         built = read_engines(bundle)
-        trt = import_tensorrt(built.runtime)
+        trt = self._trt = import_tensorrt(built.runtime)
         self._cuda = Cuda()
         built.check(manifest, runtime=trt.__name__, runtime_version=trt.__version__, device=self._cuda.device)
         self._engines = load_engines(trt, bundle / ENGINE_FOLDER, built, manifest.graphs)
@@ -79,8 +80,8 @@ class TensorRtBackend:
         """See ``Backend.encode_prompt``."""
         with self._lock:
             handle = PromptHandle(self._cuda, self._graphs["prompt"].outputs)
-            self._token_ids[0] = token_ids
-            self._cuda.upload(self._addresses["token_ids"], self._token_ids, self._stream)
+            fill(self._instruction, token_ids)
+            self._cuda.upload(self._addresses[self._graphs["prompt"].inputs[0].name], self._instruction, self._stream)
             self._engines["prompt"].enqueue(self._bound("prompt") | handle.addresses, self._stream)
             self._cuda.synchronise(self._stream)
             return handle
@@ -94,7 +95,7 @@ class TensorRtBackend:
         with self._lock:
             self._take_observation()
             schedule = self._schedule(tuple(sigmas))
-            self._host_actions[0] = noise
+            fill(self._host_actions, noise)
             self._cuda.upload(self._actions[0], self._host_actions, self._stream)
             schedule.runs[self._context_is_new].launch()
             return self._finish(self._actions[schedule.n_steps % 2])
@@ -106,10 +107,38 @@ class TensorRtBackend:
             if self._context_is_new:
                 self._context_run.launch()
             for host, array in zip((self._host_actions, *self._host_levels), (actions, sigma, sigma_next), strict=True):
-                host[0] = array
+                fill(host, array)
             self._cuda.upload(self._actions[0], self._host_actions, self._stream)
             self._step_run.launch()
             return self._finish(self._actions[1])
+
+    def run_stage(self, name: str, inputs: Mapping[str, np.ndarray], graph: GraphSpec) -> dict[str, np.ndarray]:
+        """See ``policy.stages.StageRunner``; buffers are made for this run, so it costs more than a chunk."""
+        memory = DeviceMemory(self._cuda)
+        with self._lock:
+            try:
+                device = {t.name: memory.device(t) for side in _sides(graph) for t in side}
+                for tensor in graph.inputs:
+                    host = memory.host(tensor)
+                    fill(host, to_bits(inputs[tensor.name], tensor.dtype))
+                    self._cuda.upload(device[tensor.name], host, self._stream)
+                self._engines[name].enqueue(device, self._stream)
+                results = {tensor.name: memory.host(tensor) for tensor in graph.outputs}
+                for tensor in graph.outputs:
+                    self._cuda.download(results[tensor.name], device[tensor.name], self._stream)
+                self._cuda.synchronise(self._stream)
+                return {tensor.name: from_bits(results[tensor.name], tensor.dtype) for tensor in graph.outputs}
+            finally:
+                self._cuda.synchronise(self._stream)
+                memory.close()
+
+    def layers(self) -> dict[str, list[Layer]]:
+        """Returns what TensorRT made of each graph."""
+        return {name: inspected_layers(self._trt, loaded.engine) for name, loaded in self._engines.items()}
+
+    def memory_bytes(self) -> int:
+        """Returns the device's memory in use, of this process and all others [bytes]."""
+        return self._cuda.memory_used()
 
     def close(self) -> None:
         """Gives everything back; the backend cannot be used afterwards."""
@@ -138,7 +167,7 @@ class TensorRtBackend:
         self._actions = [memory.device(actions), memory.device(result)]
         self._action_names = (actions.name, result.name)
         self._step_tables = self._new_tables()
-        self._token_ids = memory.host(graphs["prompt"].inputs[0])
+        self._instruction = memory.host(graphs["prompt"].inputs[0])
         self._host_actions = memory.host(actions)
         self._host_levels = [memory.host(tensor) for tensor in graphs["levels"].inputs]
         self._observations = Observations(self._cuda, graphs["context"].inputs[:2])
@@ -189,7 +218,7 @@ class TensorRtBackend:
         self._cuda.download(self._host_actions, result, self._stream)
         self._cuda.synchronise(self._stream)
         self._context_is_new = False
-        return self._host_actions[0].copy()  # (H, A)
+        return self._host_actions.reshape(self._host_actions.shape[-2:]).copy()  # (H, A)
 
     def _schedule(self, sigmas: tuple[float, ...]) -> "_Schedule":
         if sigmas not in self._schedules:

@@ -11,7 +11,9 @@ from policy.cuda import Cuda
 from policy.tensorrt_engines import tensor_bytes
 from wam.manifest import TensorSpec
 
-__all__ = ["DeviceMemory", "Observations", "PromptHandle"]
+__all__ = ["DeviceMemory", "Observations", "PromptHandle", "fill", "from_bits", "to_bits"]
+
+BITS = {"bfloat16": "uint16"}  # types that numpy lacks -> what their bits are held in
 
 
 class DeviceMemory:
@@ -29,8 +31,8 @@ class DeviceMemory:
         return address
 
     def host(self, tensor: TensorSpec) -> np.ndarray:
-        """Allocates page-locked host memory of a tensor's shape and type."""
-        array = self._cuda.malloc_host(tensor.shape, tensor.dtype)
+        """Allocates page-locked host memory of a tensor's shape and type, or of its ``BITS``."""
+        array = self._cuda.malloc_host(tensor.shape, BITS.get(tensor.dtype, tensor.dtype))
         self._host.append(array)
         return array
 
@@ -86,7 +88,7 @@ class Observations:
             place = self._next
             self._cuda.wait(self._uploaded[place])
             for target, array in zip(self._places[place], arrays, strict=True):
-                target[0] = array
+                fill(target, array)
             self._staged = (place, prompt)
             self._next = 1 - place
 
@@ -109,6 +111,26 @@ class Observations:
         for event in self._uploaded:
             self._cuda.destroy_event(event)
         self._places.clear()
+
+
+def fill(buffer: np.ndarray, values: np.ndarray) -> None:
+    """Writes values into a buffer of as many elements; graphs may have a batch axis that callers have not."""
+    np.copyto(buffer, np.reshape(values, buffer.shape))
+
+
+def to_bits(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Casts to a tensor's type; bfloat16, which numpy lacks, to its bits, rounded to the nearest even."""
+    if dtype not in BITS:
+        return values.astype(dtype)
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bits(buffer: np.ndarray, dtype: str) -> np.ndarray:
+    """The inverse of ``to_bits``, as a fresh array; floating point becomes float32."""
+    if dtype in BITS:
+        return (buffer.astype(np.uint32) << 16).view(np.float32)
+    return buffer.astype(np.float32) if dtype in {"float16", "float32"} else buffer.copy()
 
 
 def _free(cuda: Cuda, addresses: Iterable[int]) -> None:

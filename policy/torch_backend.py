@@ -8,15 +8,15 @@ Shape legend: K cameras, H chunk length, A action width, P proprio width, T prom
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from policy.errors import BackendError
 from wam.errors import BundleError, unknown_name
-from wam.manifest import Manifest
+from wam.manifest import GraphSpec, Manifest
 
 __all__ = ["DTYPES", "TorchBackend"]
 
@@ -33,11 +33,11 @@ class TorchBackend:
         manifest: Its manifest.
         threads: Sets torch's threads for this whole process; None leaves them as they are.
         device: "cpu", "cuda" or "auto": CUDA where torch finds it.
-        dtype: Type of the matrix products and of keys and values, one of ``DTYPES``; norms, positions, modulation and
-            the residual stream stay in float32.
+        dtype: Type of the large matrix products and of keys and values, one of ``DTYPES``, or "auto": the bundle's.
+            Norms, positions, modulation and the residual stream are in float32 whatever it is.
 
     Raises:
-        BackendError: torch, the device or the type is missing.
+        BackendError: torch, the device or the type is missing, or the bundle has no weights for torch.
         BundleError: The weights do not fit the manifest's model.
     """
 
@@ -50,18 +50,36 @@ class TorchBackend:
         *,
         threads: int | None = None,
         device: str = "auto",
-        dtype: str = "float32",
+        dtype: str = "auto",
     ) -> None:
-        if dtype not in DTYPES:
-            raise BackendError(unknown_name("dtype", dtype, DTYPES))
-        self._torch = _import_torch()
+        if dtype not in ("auto", *DTYPES):
+            raise BackendError(unknown_name("dtype", dtype, ["auto", *DTYPES]))
+        torch = _import_torch()
         if threads is not None:
-            self._torch.set_num_threads(threads)
+            torch.set_num_threads(threads)
+        device = _device(torch, device)
+        chosen = manifest.dtype if dtype == "auto" else dtype
+        self._start(_load_model(bundle, manifest, chosen, device), device)
+
+    @classmethod
+    def of_model(cls, model: Any, device: str = "cpu") -> Self:
+        """Runs a model that is in memory, as it is.
+
+        Args:
+            model: A ``wam.model.WorldActionModel``.
+            device: Where to put it, "cpu" or "cuda".
+        """
+        backend = cls.__new__(cls)
+        backend._start(model, device)
+        return backend
+
+    def _start(self, model: Any, device: str) -> None:
+        self._torch = _import_torch()
         self.threads: int = self._torch.get_num_threads()
-        self.device = _device(self._torch, device)
-        self.dtype = dtype
-        self._model = _lowered(_load_model(bundle, manifest), getattr(self._torch, dtype)).to(self.device)
+        self.device = device
+        self._model = model.to(device)
         self._context: Any = None
+        self._stages: dict[str, Any] = {}
         logger.info("torch %s on %s, %d thread(s)", self._torch.__version__, self.device, self.threads)
 
     def encode_prompt(self, token_ids: np.ndarray) -> Any:
@@ -89,6 +107,24 @@ class TorchBackend:
             batch = (self._batch(array) for array in (actions, sigma, sigma_next))  # (1, H, A), (1, H), (1, H)
             return self._model.denoise_step(*batch, self._context)[0].cpu().numpy().copy()  # (H, A)
 
+    def run_stage(self, name: str, inputs: Mapping[str, np.ndarray], graph: GraphSpec) -> dict[str, np.ndarray]:
+        """See ``policy.stages.StageRunner``."""
+        torch = self._torch
+        if not self._stages:
+            from wam.graphs import stages  # imports torch
+
+            clean = self._model.clean_modulation(torch.zeros(1, device=self.device))
+            self._stages = {stage.name: stage for stage in stages(self._model, clean)}
+        with torch.inference_mode():
+            tensors = {
+                spec.name: torch.from_numpy(np.ascontiguousarray(inputs[spec.name]))
+                .reshape(spec.shape)
+                .to(self.device, getattr(torch, spec.dtype))
+                for spec in graph.inputs
+            }
+            outputs = self._stages[name](tensors)
+            return {key: tensor.float().cpu().numpy() for key, tensor in outputs.items()}
+
     def imagine(
         self, images: np.ndarray, proprio: np.ndarray, token_ids: np.ndarray, *, n_steps: int, seed: int
     ) -> np.ndarray:
@@ -103,14 +139,6 @@ class TorchBackend:
 
     def _batch(self, array: np.ndarray) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)[None]
-
-
-def _lowered(model: Any, dtype: Any) -> Any:
-    if str(dtype) == "torch.float32":
-        return model
-    from wam.precision import lower_matmuls  # imports torch
-
-    return lower_matmuls(model, dtype)
 
 
 def _import_torch() -> Any:
@@ -132,15 +160,20 @@ def _device(torch: Any, device: str) -> str:
     return device
 
 
-def _load_model(bundle: Path, manifest: Manifest) -> Any:
+def _load_model(bundle: Path, manifest: Manifest, dtype: str, device: str) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from wam.model import WorldActionModel  # imports torch
+    from wam.precision import lower_matmuls  # these import torch
+    from wam.skeleton import skeleton
 
-    model = WorldActionModel(manifest.model)
+    if not manifest.weights:
+        raise BackendError(f"bundle {bundle} holds quantised graphs and no weights for torch: choose backend 'onnx'.")
+    model: Any = skeleton(manifest.model)
     try:
-        model.load_state_dict(load_file(bundle / manifest.weights))
+        # Assigned, not copied: the weights are in memory once, and on the device from the start.
+        model.load_state_dict(load_file(bundle / manifest.weights, device=device), assign=True)
     except (SafetensorError, RuntimeError) as error:  # RuntimeError: names or shapes that do not fit
         raise BundleError(f"{bundle / manifest.weights} does not fit the manifest's model: {error}") from error
+    model = model.float() if dtype == "float32" else lower_matmuls(model, dtype)
     return model.eval().requires_grad_(False)

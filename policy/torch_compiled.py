@@ -12,14 +12,12 @@ import importlib.util
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from policy.errors import BackendError
 from policy.torch_backend import TorchBackend
-from wam.manifest import Manifest
 
 __all__ = ["CompiledTorchBackend"]
 
@@ -29,28 +27,12 @@ KEPT_SCHEDULES = 16  # recorded graphs; the oldest is dropped
 
 
 class CompiledTorchBackend(TorchBackend):
-    """Runs a bundle's weights compiled; arguments and errors as for ``TorchBackend``.
-
-    Args:
-        bundle: Folder whose files were checked against the manifest.
-        manifest: Its manifest.
-        threads: Sets torch's threads for this whole process; None leaves them as they are.
-        device: "cpu", "cuda" or "auto": CUDA where torch finds it.
-        dtype: Type of the matrix products and of keys and values.
-    """
+    """Runs a bundle's weights compiled; arguments and errors as for ``TorchBackend``."""
 
     name = "torch_compiled"
 
-    def __init__(
-        self,
-        bundle: Path,
-        manifest: Manifest,
-        *,
-        threads: int | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-    ) -> None:
-        super().__init__(bundle, manifest, threads=threads, device=device, dtype=dtype)
+    def _start(self, model: Any, device: str) -> None:
+        super()._start(model, device)
         compiled = _compiler(self._torch, self.device)
         self._compute_context = compiled(self._model.encode_context)
         self._compute_step = compiled(self._model.denoise)

@@ -1,10 +1,6 @@
 """``wam bench``: latency of the policy on this machine, beside LeRobot's ACT and the cost of rendering, in one run.
 
-All contenders take turns, in a new order every round, so that whatever else the machine does falls on all of them.
-A turn is a few calls. The first finds its caches emptied by the contender before and is reported apart, as "cold":
-between two chunks a robot's computer does other things too, though rarely as much as running ACT. A short pause before
-each call lets thread pools go to sleep. Wall time is what a robot feels; CPU time is reported beside it because it
-hardly depends on other load.
+All contenders take turns (``policy.timing``): policy backends side by side, beside what a chunk cannot be faster than.
 """
 
 import json
@@ -12,34 +8,28 @@ import logging
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 
 from policy.load import BACKENDS
+from policy.timing import Contender, Times, percentiles_ms, time_interleaved
 from sim.arm_sim import ArmSim
-from sim.bench_contenders import Contender, act_contender, policy_contenders, render_contender
+from sim.bench_contenders import act_contender, policy_contenders, render_contender
 from sim.bench_report import device_line, latency_plot, results_table
 from sim.provenance import provenance
-from sim.statistics import percentiles_ms
 from wam.errors import ConfigError, unknown_name
 from wam.robot import RobotSpec, load_robot
 
-__all__ = ["BenchConfig", "Times", "main", "run_bench", "time_interleaved"]
+__all__ = ["BenchConfig", "main", "run_bench"]
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_TURNS = 2  # first calls allocate and pick kernels
-TURN_CALLS = 4  # timed calls of one turn, after its cold one
-PAUSE_S = 0.003  # before each timed call: OpenMP workers spin for about a millisecond after their last job
 BUSY_LOAD = 0.5  # load average per core above which wall times say more about the machine's other work
 
 
@@ -67,15 +57,6 @@ class BenchConfig:
             raise ConfigError(f"rounds {self.rounds} and n_steps {self.n_steps} must all be at least 1.")
         if self.threads < 0:
             raise ConfigError(f"threads is {self.threads} but must be 0 (the backend's choice) or more.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Times:
-    """Measured calls of one contender [ms]."""
-
-    wall: list[float]  # wall time of calls that follow one of the same contender
-    cpu: list[float]  # CPU time of this process during the same calls
-    cold: list[float]  # wall time of each turn's first call
 
 
 def run_bench(config: BenchConfig) -> dict[str, Any]:
@@ -110,35 +91,6 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
     (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     latency_plot(results, config.out / "latency.png")
     return results
-
-
-def time_interleaved(contenders: Sequence[Contender], rounds: int, seed: int) -> list[Times]:
-    """Gives every contender one turn per round, in an order drawn anew.
-
-    Returns:
-        One entry per contender.
-    """
-    rng = np.random.default_rng(seed)
-    times = [Times(wall=[], cpu=[], cold=[]) for _ in contenders]
-    for number in track(range(-WARM_UP_TURNS, rounds), description="bench", console=Console(stderr=True)):
-        for place in rng.permutation(len(contenders)):
-            turn = [_time_call(contenders[place]) for _ in range(1 + TURN_CALLS)]
-            if number >= 0:
-                times[place].cold.append(turn[0][0])
-                times[place].wall.extend(wall for wall, _ in turn[1:])
-                times[place].cpu.extend(cpu for _, cpu in turn[1:])
-    return times
-
-
-def _time_call(contender: Contender) -> tuple[float, float]:
-    """Returns wall and CPU time of one call [ms]."""
-    if contender.before is not None:
-        contender.before()
-    time.sleep(PAUSE_S)
-    cpu, wall = time.process_time(), time.perf_counter()
-    contender.run()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return 1e3 * wall, 1e3 * cpu
 
 
 def _untrained_bundle(folder: Path, robot: RobotSpec, preset: str) -> Path:

@@ -7,29 +7,18 @@ favour.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from policy.load import load_policy
+from policy.timing import Contender
 from sim.arm_sim import ArmSim
 from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_STATE, Observation, image_key
 
 __all__ = ["Contender", "act_contender", "policy_contenders", "render_contender"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One row of the table."""
-
-    name: str  # key in results.json
-    what: str  # the row's text, short
-    device: str  # device and CPU threads
-    run: Callable[[], object]  # one chunk, or one rendered observation
-    before: Callable[[], object] | None = None  # untimed preparation of the next run
 
 
 def policy_contenders(

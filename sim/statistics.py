@@ -7,8 +7,9 @@ exact: Clopper-Pearson intervals and the binomial form of McNemar's test on pair
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from scipy import special
+
+from policy.timing import percentiles_ms
 
 __all__ = ["PairedTest", "SuccessRate", "mcnemar_exact", "percentiles_ms", "success_rate"]
 
@@ -79,20 +80,3 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
     disagreements = only_first + only_second
     p_value = min(1.0, 2.0 * float(special.bdtr(min(only_first, only_second), disagreements, 0.5)))
     return PairedTest(only_first=only_first, only_second=only_second, p_value=p_value, episodes=len(first))
-
-
-def percentiles_ms(values_ms: Sequence[float]) -> dict[str, float]:
-    """Summarises latencies as p50, p95, p99, max [ms] and count; NaN free, all 0 when there are none.
-
-    A mean alone would hide the tail, and a robot feels the tail.
-    """
-    if not len(values_ms):
-        return {"p50": 0.0, "p95": 0.0, "p99": 0.0, "max": 0.0, "count": 0}
-    p50, p95, p99 = np.percentile(values_ms, [50, 95, 99])
-    return {
-        "p50": float(p50),
-        "p95": float(p95),
-        "p99": float(p99),
-        "max": float(np.max(values_ms)),
-        "count": len(values_ms),
-    }

@@ -118,17 +118,17 @@ class Runtime(Restricted):
         self._trt.opened += 1
         if self._fails("deserialize_cuda_engine", "magic tag does not match"):
             return None
-        return ICudaEngine(self._trt, self._log, bytes(plan)[len(PLAN) :])
+        return ICudaEngine(self._trt, self._log, bytes(plan)[len(PLAN) :].decode())
 
 
 class ICudaEngine(Restricted):
-    """An ONNX graph."""
+    """An ONNX graph; its weights may lie in other files beside it, so the plan holds its path."""
 
-    def __init__(self, trt, log, onnx):
+    def __init__(self, trt, log, path):
         super().__init__(trt, log)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         sides = {"INPUT": self._session.get_inputs(), "OUTPUT": self._session.get_outputs()}
         self._tensors = {t.name: (side, tuple(t.shape), DTYPES[t.type]) for side, ts in sides.items() for t in ts}
         self._name = self._session.get_outputs()[0].name
@@ -220,13 +220,13 @@ class Builder(Restricted):
         if self._fails("build_serialized_network", "could not find any implementation for node /blocks.0/MatMul"):
             return None
         self._log.log(ILogger.VERBOSE, "Layers:\nName: _gemm_mha_v2_myl0_1, LayerType: kgen, Inputs: []\n")
-        return PLAN + network._onnx
+        return PLAN + network._onnx.encode()
 
 
 class INetworkDefinition(Restricted):
-    """Holds the graph's bytes."""
+    """Knows the graph's file."""
 
-    _onnx = b""
+    _onnx = ""
 
 
 class OnnxParser(Restricted):
@@ -237,7 +237,7 @@ class OnnxParser(Restricted):
         self._network = network
 
     def parse_from_file(self, path):
-        self._network._onnx = Path(path).read_bytes()
+        self._network._onnx = path
         return "parse_from_file" not in self._trt.fails
 
     @property

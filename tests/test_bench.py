@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sim.bench import TURN_CALLS, BenchConfig, main, run_bench, time_interleaved
-from sim.bench_contenders import Contender, act_contender
+from policy.timing import TURN_CALLS, Contender, time_interleaved
+from sim.bench import BenchConfig, main, run_bench
+from sim.bench_contenders import act_contender
 from sim.bench_report import device_line, latency_plot, results_table
 from wam.errors import BundleError, ConfigError, RobotSpecError
 from wam.robot import load_robot

@@ -240,7 +240,7 @@ def test_layers_are_read_from_a_builders_log():
 
 
 def test_layers_are_read_from_an_engine(fake, own_bundle):
-    plan = PLAN + (own_bundle / "levels.onnx").read_bytes()
+    plan = PLAN + str(own_bundle / "levels.onnx").encode()
     engine = fake.Runtime(log_of(fake).handle).deserialize_cuda_engine(plan)
     assert inspected_layers(fake, engine) == [
         Layer(name="_gemm_mha_v2_1", kind="kgen"),

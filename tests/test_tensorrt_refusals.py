@@ -54,11 +54,11 @@ def test_a_bundle_without_engines_says_how_to_build_them(gpu, micro_bundle):
 
 def test_a_changed_plan_is_not_opened(gpu, own_bundle):
     plan = own_bundle / ENGINE_FOLDER / "denoise.plan"
-    plan.write_bytes(plan.read_bytes()[:-1] + b"x")
+    plan.write_bytes(plan.read_bytes()[:-1] + b"?")
     refused(gpu, own_bundle, r"denoise\.plan is not the plan that was built here, its sha256 differs")
 
 
-@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("size", [0, 10])
 def test_a_cut_plan_is_not_opened(gpu, own_bundle, size):
     plan = own_bundle / ENGINE_FOLDER / "context.plan"
     plan.write_bytes(plan.read_bytes()[:size])
@@ -149,7 +149,7 @@ def test_a_policy_for_the_cpu_leaves_engines_alone(bundle):
 
 def test_no_device_is_one_message(monkeypatch, bundle):
     install(monkeypatch, cuda=FakeCuda(devices=0))
-    with pytest.raises(BackendError, match="no NVIDIA driver that can be used: .* error 100: fake no_device"):
+    with pytest.raises(BackendError, match="no NVIDIA driver .* error 100: fake no_device"):
         TensorRtBackend(bundle, read_manifest(bundle))
 
 

@@ -269,7 +269,7 @@ def test_an_engine_that_does_not_open_is_an_error_with_the_logs_words(gpu, bundl
 
 def test_cuda_errors_carry_their_name_and_text(gpu, bundle, manifest):
     gpu[0].fails["cudaMalloc"] = Error.OUT_OF_MEMORY
-    with pytest.raises(BackendError, match="cudaMalloc failed with error 2: fake out_of_memory"):
+    with pytest.raises(BackendError, match="cudaMalloc failed with CUDA error 2: fake out_of_memory"):
         TensorRtBackend(bundle, manifest)
 
 

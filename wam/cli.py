@@ -39,6 +39,7 @@ VERBS: Mapping[str, Verb] = {
     "engine": Verb(module="policy.engine", help="build TensorRT engines from a bundle, on the machine that runs them"),
     "evaluate": Verb(module="sim.evaluate", help="judge a policy bundle in closed loop on simulated tasks"),
     "study": Verb(module="sim.study", help="train and judge several models; one table with intervals"),
+    "verify": Verb(module="policy.verify", help="check a bundle on this machine: results, layers, latency"),
     "bench": Verb(module="sim.bench", help="measure the latency of a policy on this machine, beside other policies"),
     "bench ros": Verb(module="ros_nodes.bench", help="measure the running graph: rates, ages, time until it holds"),
     "up": Verb(module="ros_nodes.up", help="start the nodes of a launch file without ROS's command line tools"),

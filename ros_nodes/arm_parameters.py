@@ -48,3 +48,28 @@ class ArmParameters:
         metadata=param("so101: write calibration and gains into the servos; the arm goes limp for a moment"),
     )
     so101_limp_at_exit: bool = field(default=False, metadata=param("so101: switch torque off when the node ends"))
+    # external
+    external_state_topic: str = field(
+        default="/joint_states", metadata=param("external: where the driver publishes joint states")
+    )
+    external_command_topic: str = field(default="", metadata=param("external: the controller's command topic"))
+    external_interface: str = field(
+        default="trajectory",
+        metadata=param("external: what the controller takes, joints by name or by order", choices=INTERFACES[1:]),
+    )
+    external_joint_order: str = field(
+        default="",
+        metadata=param("external: joint names as the forward controller's own list has them, separated by commas"),
+    )
+    external_gripper_joint: str = field(
+        default="", metadata=param("external: the driver's name of the gripper joint; empty: as in the robot file")
+    )
+    external_gripper_closed: float = field(
+        default=0.0, metadata=param("external: the driver's value of the closed gripper, in its own unit")
+    )
+    external_gripper_open: float = field(
+        default=1.0, metadata=param("external: the driver's value of the open gripper, in its own unit")
+    )
+    external_gripper_topic: str = field(
+        default="", metadata=param("external: command topic of a gripper with its own controller; empty: with the arm")
+    )

@@ -1,0 +1,195 @@
+"""Somebody else's driver behind the arm node's backend protocol: a bridge to any ros2_control arm.
+
+It is needed where the driver's words differ from the contract's: a forward controller that takes joints by *order*, a
+gripper in metres or radians, or one with a topic of its own. Joint states are read by name, gripper values become an
+opening in [0, 1], and commands go out in the order and units the controller wants. With a trajectory controller, which
+takes joints by name, and a gripper that is an opening already, no arm node is needed: the guard's command topic is the
+controller's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from policy.wire import positions_by_name, stamp_seconds
+from ros_nodes import qos
+from ros_nodes.arm_backend import ArmState
+from ros_nodes.arm_parameters import ArmParameters
+from ros_nodes.diagnostics import ERROR, OK, WARN, Health
+from ros_nodes.errors import NodeError
+from ros_nodes.messages import forward_command, single_point, to_duration, to_time
+from wam.errors import ValueContractError, unknown_name
+from wam.robot import RobotSpec
+
+__all__ = ["DriverUnits", "ExternalArm", "command_groups", "driver_units", "open_arm"]
+
+
+def open_arm(node: Node, robot: RobotSpec, parameters: ArmParameters) -> "ExternalArm":
+    """Makes the backend."""
+    return ExternalArm(node, robot, parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverUnits:
+    """The driver's words for the robot file's axes."""
+
+    axes: tuple[str, ...]  # (A,) names of the robot file
+    names: tuple[str, ...]  # (A,) the same axes as the driver calls them
+    gripper: int | None  # place of the gripper; None without one
+    closed: float  # the driver's gripper value when closed
+    opened: float  # the same when open
+
+    def from_driver(self, names: Sequence[str], values: Sequence[float]) -> np.ndarray:
+        """(A,) float32 positions [rad, opening] from a joint state.
+
+        Raises:
+            ValueContractError: A joint is missing, twice there, or not finite.
+        """
+        positions = positions_by_name(names, values, self.names, "the driver's joint state")
+        if self.gripper is not None:
+            opening = (positions[self.gripper] - self.closed) / (self.opened - self.closed)
+            positions[self.gripper] = np.clip(opening, 0.0, 1.0)  # fingers press a little past closed
+        return positions
+
+    def to_driver(self, positions: np.ndarray) -> dict[str, float]:
+        """Driver's joint name -> driver's value, from (A,) positions [rad, opening]."""
+        values = np.array(positions, dtype=np.float64)
+        if self.gripper is not None:
+            values[self.gripper] = self.closed + values[self.gripper] * (self.opened - self.closed)
+        return dict(zip(self.names, values.tolist(), strict=True))
+
+
+def driver_units(robot: RobotSpec, parameters: ArmParameters) -> DriverUnits:
+    """Checks the parameters of the gripper against the robot.
+
+    Raises:
+        NodeError: The robot has no gripper but one is described, or its two ends are the same.
+    """
+    p, name = parameters, parameters.external_gripper_joint
+    if robot.gripper is None:
+        if name:
+            raise NodeError(f"external_gripper_joint is '{name}' but robot '{robot.name}' has no gripper.")
+        return DriverUnits(axes=robot.action_names, names=robot.action_names, gripper=None, closed=0.0, opened=1.0)
+    if p.external_gripper_open == p.external_gripper_closed:
+        raise NodeError(
+            f"external_gripper_closed and external_gripper_open are both {p.external_gripper_open:g}: give the "
+            "driver's joint value of the closed and of the open gripper."
+        )
+    names = tuple(joint.name for joint in robot.joints)
+    return DriverUnits(
+        axes=robot.action_names,
+        names=(*names, name or robot.gripper.name),
+        gripper=len(names),
+        closed=p.external_gripper_closed,
+        opened=p.external_gripper_open,
+    )
+
+
+def command_groups(units: DriverUnits, parameters: ArmParameters) -> dict[str, tuple[str, ...]]:
+    """Topic -> driver's joint names in the order the controller on it takes them.
+
+    Raises:
+        NodeError: No command topic, a forward controller without an order, or an order that is not of these joints.
+    """
+    p = parameters
+    if not p.external_command_topic:
+        raise NodeError(
+            "external_command_topic is empty: give the controller's topic, such as "
+            "/forward_position_controller/commands or /joint_trajectory_controller/joint_trajectory."
+        )
+    own_gripper = bool(p.external_gripper_topic) and units.gripper is not None
+    wanted = units.names[:-1] if own_gripper else units.names
+    order = tuple(name.strip() for name in p.external_joint_order.split(",") if name.strip())
+    if not order and p.external_interface == "forward":
+        raise NodeError(
+            "external_joint_order is empty, and a forward controller takes values by order alone: list the joints as "
+            f"the controller's own parameter 'joints' does, here some order of {', '.join(wanted)}."
+        )
+    order = order or wanted
+    for name in order:
+        if name not in wanted:
+            raise NodeError(unknown_name("joint in external_joint_order", name, wanted))
+    if len(order) != len(wanted) or len(set(order)) != len(order):
+        missing = [name for name in wanted if name not in order]
+        raise NodeError(
+            f"external_joint_order lists {', '.join(order)} but the controller needs each of {', '.join(wanted)} once"
+            + (f": {', '.join(missing)} is missing." if missing else ".")
+        )
+    groups = {p.external_command_topic: order}
+    if own_gripper:
+        groups[p.external_gripper_topic] = units.names[-1:]
+    return groups
+
+
+class ExternalArm:
+    """See ``ArmBackend``."""
+
+    def __init__(self, node: Node, robot: RobotSpec, parameters: ArmParameters) -> None:
+        p = parameters
+        if node.resolve_topic_name(p.external_state_topic) == node.resolve_topic_name(robot.state_topic):
+            raise NodeError(
+                f"external_state_topic and the robot's state_topic are both {p.external_state_topic}: the driver and "
+                "this node would both publish there. Name another state_topic in the robot file, such as "
+                "/wam/joint_states."
+            )
+        self._node, self._period = node, 1.0 / robot.safety.guard_rate_hz
+        self._interface = p.external_interface
+        self._units = driver_units(robot, p)
+        groups = command_groups(self._units, p)
+        kind: Any = Float64MultiArray if self._interface == "forward" else JointTrajectory
+        self._outputs = {node.create_publisher(kind, topic, qos.COMMAND): order for topic, order in groups.items()}
+        self._subscription = node.create_subscription(JointState, p.external_state_topic, self._on_state, qos.STATE)
+        self._newest: ArmState | None = None
+        self._refusal = ""
+        self._states = self._refused = 0
+
+    def connect(self) -> None:
+        """Nothing to open: topics connect by themselves, and the guard waits for joint states."""
+
+    def step(self, now: float) -> ArmState | None:
+        """Returns the driver's newest measurement, once, with the driver's own stamp."""
+        newest, self._newest = self._newest, None
+        return newest
+
+    def command(self, positions: np.ndarray, now: float) -> None:
+        """Sends a setpoint to the controllers."""
+        values = self._units.to_driver(positions)
+        for publisher, order in self._outputs.items():
+            targets = np.array([values[name] for name in order])
+            if self._interface == "forward":
+                publisher.publish(forward_command(order, targets))
+            else:
+                message = single_point(order, targets, to_time(0.0))  # stamp 0: begin at once
+                message.points[0].time_from_start = to_duration(self._period)
+                publisher.publish(message)
+
+    def health(self) -> Health:
+        """Whether driver and controllers are there and are understood."""
+        silent = [publisher.topic_name for publisher in self._outputs if publisher.get_subscription_count() == 0]
+        level, message = OK, "ok"
+        if self._states == 0:
+            level, message = WARN, "the driver has published no joint states yet"
+        if silent:
+            level, message = ERROR, f"no controller listens on {', '.join(silent)}: is it loaded and active?"
+        if self._refusal:
+            level, message = ERROR, self._refusal
+        return Health(level=level, message=message, values={"states": self._states, "states_refused": self._refused})
+
+    def close(self) -> None:
+        """Nothing to close: the controllers hold the last setpoint."""
+
+    def _on_state(self, message: JointState) -> None:
+        self._states += 1
+        try:
+            positions = self._units.from_driver(message.name, message.position)
+        except ValueContractError as error:
+            self._refused, self._refusal = self._refused + 1, str(error)
+            return
+        self._refusal = ""
+        self._newest = ArmState(positions=positions, stamp=stamp_seconds(message.header.stamp))

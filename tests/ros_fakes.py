@@ -34,7 +34,7 @@ class FakeRobot:
         self.offset = np.zeros_like(HOME)  # what the encoders add to where the arm is
         self.names = list(NAMES)  # in the order they are published; unknown ones are 0
         self.states_on = True
-        self.clock_shift: float | None = 0.0 if clock else None  # robot time minus system time [s]
+        self.clock_shift = 0.0  # robot time minus system time [s]; only with ``clock`` does anybody notice
         self.camera_delay = dict.fromkeys(ROBOT.camera_names, 0.0)  # stamps this much in the past [s]
         self.camera_on = dict.fromkeys(ROBOT.camera_names, True)
         self.frozen_stamp: dict[str, float | None] = dict.fromkeys(ROBOT.camera_names)
@@ -51,7 +51,7 @@ class FakeRobot:
 
     def now(self) -> float:
         """Robot time [s]."""
-        return time.time() + (self.clock_shift or 0.0)
+        return time.time() + self.clock_shift
 
     def _on_command(self, message: Float64MultiArray) -> None:
         self.positions = command_by_name(message, NAMES)
@@ -84,6 +84,7 @@ class FakePolicyTimer:
         self.robot = robot
         self.epoch, self.sequence = time.time_ns() // 1_000_000, 0
         self.on = True
+        self.delay_s = 0.0  # how far its clock is behind the robot's
         self.spoil = lambda message: None
         self._since = robot.now()
         self._chunks = graph.node.create_publisher(JointTrajectory, "policy/chunk", qos.CHUNK)
@@ -92,7 +93,7 @@ class FakePolicyTimer:
     def publish(self) -> None:
         """Publishes one chunk, unless switched off."""
         if self.on:
-            chunk = swinging_chunk(HOME, self.robot.now(), since=self._since)
+            chunk = swinging_chunk(HOME, self.robot.now() - self.delay_s, since=self._since)
             message = messages.chunk_trajectory(chunk, NAMES, self.epoch, self.sequence)
             self.spoil(message)
             self._chunks.publish(message)

@@ -1,0 +1,230 @@
+"""Captures and the camera node: stamps, frozen and failing sources, lenses of another size."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("rclpy")
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+
+from policy.wire import rgb_from_image, stamp_seconds  # noqa: E402
+from ros_nodes import qos  # noqa: E402
+from ros_nodes.camera_info import read_lens  # noqa: E402
+from ros_nodes.capture import Capture, Frame, open_source  # noqa: E402
+from ros_nodes.diagnostics import values_of  # noqa: E402
+from ros_nodes.errors import NodeError  # noqa: E402
+from tests.ros_graph import Graph, Heard  # noqa: E402
+
+CALIBRATION = """\
+image_width: {width}
+image_height: 96
+camera_name: front
+camera_matrix: {{rows: 3, cols: 3, data: [{focal}, 0, 47.0, 0, 111.0, 48.0, 0, 0, 1]}}
+distortion_model: {model}
+distortion_coefficients: {{rows: 1, cols: 5, data: [0.1, -0.2, 0.001, 0.002, 0.0]}}
+"""
+
+
+def calibration(folder: Path, *, width: object = 96, focal: object = 110.0, model: str = "plumb_bob") -> Path:
+    path = folder / "lens.yaml"
+    path.write_text(CALIBRATION.format(width=width, focal=focal, model=model))
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of pictures, red first, green second."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, bgr in (("0", (0, 0, 255)), ("1", (0, 255, 0))):
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((96, 96, 3), bgr, dtype=np.uint8))
+    return folder
+
+
+class Collector:
+    """Frames of a capture, to be waited for."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self._news = threading.Condition()
+
+    def __call__(self, frame: Frame) -> None:
+        with self._news:
+            self.frames.append(frame)
+            self._news.notify_all()
+
+    def wait_for(self, done: Callable[[], bool]) -> None:
+        with self._news:
+            assert self._news.wait_for(done, timeout=30)
+
+
+def poll(done: Callable[[], bool]) -> None:
+    """Waits for a thread that gives no sign."""
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        threading.Event().wait(0.001)
+
+
+def source(device: object, *, loop: bool = False, rate_hz: float = 100.0) -> Callable[[], object]:
+    return lambda: open_source(str(device), width_px=96, height_px=96, rate_hz=rate_hz, fourcc="", loop=loop)
+
+
+def test_a_folder_is_played_in_order_as_rgb(pictures: Path) -> None:
+    collector = Collector()
+    capture = Capture(source(pictures), collector, retry_s=30)
+    collector.wait_for(lambda: len(collector.frames) == 2)
+    capture.close()
+    assert [tuple(frame.rgb[0, 0]) for frame in collector.frames] == [(255, 0, 0), (0, 255, 0)]
+    assert 0 <= time.monotonic() - collector.frames[-1].taken < 5
+    assert collector.frames[1].taken > collector.frames[0].taken
+
+
+def test_a_video_is_played_again_and_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "film.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 30, (96, 96))
+    for shade in (20, 120, 220):
+        writer.write(np.full((96, 96, 3), shade, dtype=np.uint8))
+    writer.release()
+    collector = Collector()
+    capture = Capture(source(path, loop=True), collector)
+    collector.wait_for(lambda: len(collector.frames) >= 5)
+    capture.close()
+    shades = [int(frame.rgb.mean()) for frame in collector.frames[:5]]
+    np.testing.assert_allclose(shades, [20, 120, 220, 20, 120], atol=4)
+
+
+def test_a_source_that_ends_is_opened_again(pictures: Path) -> None:
+    collector = Collector()
+    capture = Capture(source(pictures), collector, retry_s=0.01)
+    collector.wait_for(lambda: len(collector.frames) >= 6)
+    capture.close()
+    assert capture.state.reconnects >= 2
+
+
+def test_a_source_that_fails_says_why_and_comes_back(tmp_path: Path) -> None:
+    collector, late = Collector(), tmp_path / "late"
+    capture = Capture(source(late), collector, retry_s=0.01)
+    poll(lambda: "not plugged in" in capture.state.problem)
+    late.with_suffix(".tmp").mkdir()
+    cv2.imwrite(str(late.with_suffix(".tmp") / "0.png"), np.zeros((96, 96, 3), dtype=np.uint8))
+    late.with_suffix(".tmp").rename(late)
+    collector.wait_for(lambda: bool(collector.frames))
+    capture.close()
+
+
+def test_the_same_pixels_are_counted_and_a_reconnect_starts_over(pictures: Path) -> None:
+    (pictures / "1.png").unlink()
+    collector = Collector()
+    capture = Capture(source(pictures, loop=True), collector, retry_s=0.01)
+    collector.wait_for(lambda: capture.state.same_pixels > 3)
+    capture.reconnect()
+    collector.wait_for(lambda: capture.state.reconnects > 0 and capture.state.same_pixels < 3)
+    capture.close()
+
+
+def test_a_picture_that_cannot_be_read_is_a_problem_not_the_end(pictures: Path) -> None:
+    (pictures / "1.png").write_text("no picture")
+    collector = Collector()
+    capture = Capture(source(pictures), collector, retry_s=0.01)
+    poll(lambda: "not a picture" in capture.state.problem)
+    collector.wait_for(lambda: len(collector.frames) > 2)
+    capture.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("empty", "holds no pictures"), ("text.png", "not a picture|not a video")]
+)
+def test_what_is_no_source_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    if name != "empty":
+        (folder / name).write_text("no picture")
+    with pytest.raises(NodeError, match=message):
+        next(iter([open_source(str(folder), width_px=1, height_px=1, rate_hz=1, fourcc="", loop=False).read()]))
+
+
+def test_a_calibration_file_is_read(tmp_path: Path) -> None:
+    lens = read_lens(calibration(tmp_path))
+    assert (lens.focal_px, lens.center_px, lens.width_px) == ((110.0, 111.0), (47.0, 48.0), 96)
+    assert lens.distortion == (0.1, -0.2, 0.001, 0.002, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "plumb_bop"}, "did you mean 'plumb_bob'"),
+        ({"focal": ".nan"}, "finite numbers"),
+        ({"focal": -3}, "must be positive"),
+        ({"width": "wide"}, "not a camera calibration in ROS's format"),
+    ],
+)
+def test_a_broken_calibration_file_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(NodeError, match=message):
+        read_lens(calibration(tmp_path, **changes))  # type: ignore[arg-type]
+
+
+def test_a_missing_calibration_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="lens.yaml cannot be read"):
+        read_lens(tmp_path / "lens.yaml")
+
+
+def test_the_node_publishes_reports_a_frozen_picture_and_reconnects(tmp_path: Path, pictures: Path) -> None:
+    (pictures / "1.png").unlink()
+    lens = calibration(tmp_path)
+    with Graph(tmp_path) as graph:
+        graph.start(
+            "camera", "robot:=sim6", "camera:=front", f"device:={pictures}", f"calibration:={lens}", "frozen_s:=0.3"
+        )
+        images = graph.hear(Image, "/front/image_raw", qos.SENSOR_RECORDED)
+        infos = graph.hear(CameraInfo, "/front/camera_info", qos.SENSOR_RECORDED)
+        reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        graph.until(lambda: len(images) > 10 and len(infos) > 10, "the camera publishes")
+        assert (rgb_from_image(images.last) == (255, 0, 0)).all()
+        stamps = np.array([stamp_seconds(image.header.stamp) for _, image in images.items])
+        assert (np.diff(stamps) > 0).all()
+        assert abs(stamps[-1] - time.time()) < 1
+        assert infos.last.k[0] == 110.0
+        assert {stamp_seconds(info.header.stamp) for _, info in infos.items} & set(stamps)
+        assert images.last.header.frame_id == "front_optical"
+        graph.until(lambda: "the same pixels" in said(reports), "the frozen camera is reported")
+        graph.until(lambda: int(values_of(reports.last.status[0])["reconnects"]) > 0, "it is opened again")
+
+
+def test_a_wrong_size_is_told_and_not_published(tmp_path: Path, pictures: Path) -> None:
+    for path in pictures.iterdir():
+        cv2.imwrite(str(path), np.zeros((48, 64, 3), dtype=np.uint8))
+    with Graph(tmp_path) as graph:
+        graph.start("camera", "robot:=sim6", "camera:=front", f"device:={pictures}")
+        images = graph.hear(Image, "/front/image_raw", qos.SENSOR)
+        reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        graph.until(lambda: "gives 64x48 images but the robot file promises 96x96" in said(reports), "it is told")
+        assert not images.items
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (("robot:=sim6", "camera:=frnt", "device:=x"), "did you mean 'front'?"),
+        (("robot:=sim6", "camera:=front", "device:=x", "calibration:=LENS"), "made for 64x96 images"),
+    ],
+)
+def test_a_wrong_start_is_one_clear_error(tmp_path: Path, parameters: tuple[str, ...], message: str) -> None:
+    lens = calibration(tmp_path, width=64)
+    with Graph(tmp_path) as graph:
+        process = graph.start("camera", *(value.replace("LENS", str(lens)) for value in parameters))
+        assert process.popen.wait(timeout=60) == 2
+        assert message in process.output()
+        assert "Traceback" not in process.output()
+
+
+def said(reports: Heard) -> str:
+    return reports.last.status[0].message if reports.items else ""

@@ -43,7 +43,7 @@ TRAIN = [
     "tensorboard>=2.18",
     "torch>=2.7",
 ]
-EXPORT = ["onnx>=1.18"]
+EXPORT = ["onnx>=1.19"]
 
 # What the nodes need besides ROS, where ROS comes from its own packages.
 NODE_LIBRARIES = ["mcap>=1.6", "psutil>=5.9"]
@@ -118,6 +118,7 @@ NODES = [
     "guard = ros_nodes.guard_node:main",
     "policy = ros_nodes.policy_node:main",
     "recorder = ros_nodes.recorder_node:main",
+    "teleop = ros_nodes.teleop_node:main",
 ]
 
 setup(
@@ -130,7 +131,7 @@ setup(
     maintainer_email="world-action-model@users.noreply.example.org",
     python_requires=">=3.12",
     packages=PACKAGES,
-    package_data={"sim": ["*.j2", "assets/*.xml"]},
+    package_data={"sim": ["*.j2", "assets/*.xml"], "wam": ["*.json"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -52,6 +52,19 @@ class Backend(Protocol):
             (H, A) float32, normalised; a fresh array.
         """
 
+    def denoise_step(self, actions: np.ndarray, sigma: np.ndarray, sigma_next: np.ndarray) -> np.ndarray:
+        """Takes one Euler step for the observation encoded last, with a noise level for every action.
+
+        Args:
+            actions: (H, A) float32 at their noise levels.
+            sigma: (H,) float32 in [0, 1].
+            sigma_next: (H,) float32, at most sigma; where it equals sigma the action stays as it is and informs the
+                others, which is how a committed prefix conditions the rest of a chunk.
+
+        Returns:
+            (H, A) float32; a fresh array.
+        """
+
 
 class Imaginer(Protocol):
     """Predicts what the cameras will see."""

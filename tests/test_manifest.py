@@ -45,6 +45,8 @@ def make_manifest() -> Manifest:
         chunk_length=model.chunk_length,
         control_dt=ROBOT.control_dt,
         n_steps=4,
+        dtype="float32",
+        threads=None,
         graphs=graphs,
         weights="model.safetensors",
         files={name: hashlib.sha256(name.encode()).hexdigest() for name in contents},
@@ -53,11 +55,14 @@ def make_manifest() -> Manifest:
         parity=ParityReport(
             reference="torch",
             runtime="onnxruntime",
+            graph_dtype="float32",
+            layers="all",
             samples=4,
             tolerance=1e-4,
             graphs={"prompt": 0.0},
             chunk={"1": 1e-6},
         ),
+        quantisation={},
     )
 
 
@@ -116,6 +121,9 @@ def edited(data: dict, path: str, value: object) -> dict:
         ("chunk_length", 8, "chunk_length is 8 but model.chunk_length is 16"),
         ("cameras", ["wrist", "front"], "cameras is ('wrist', 'front') but robot.cameras is ('front', 'wrist')"),
         ("cameras", "front", "cameras is 'front' but must be a list of names"),
+        ("dtype", "float64", "unknown dtype 'float64' (did you mean 'float16'?); valid names: bfloat16, float16, float32"),
+        ("threads", 0, "threads is 0 but must be a positive whole number"),
+        ("quantisation", None, "quantisation is None but must be an object"),
         ("weights", "", "weights is '' but must be a non-empty string"),
         ("weights", "other.safetensors", "other.safetensors has no sha256 under files"),
         ("robot.joints", [], "a robot needs at least one joint"),
@@ -196,8 +204,8 @@ def test_missing_graph_is_refused(data):
 
 
 def test_unknown_dtype_lists_the_valid_ones(data):
-    data["graphs"]["context"]["inputs"][0]["dtype"] = "float16"
-    with pytest.raises(BundleError, match=r"unknown dtype 'float16'.*float32, int64, uint8"):
+    data["graphs"]["context"]["inputs"][0]["dtype"] = "double"
+    with pytest.raises(BundleError, match=r"unknown dtype 'double'.*float32, int64, uint8"):
         Manifest.from_dict(data)
 
 

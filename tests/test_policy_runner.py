@@ -64,7 +64,19 @@ def make_manifest(*, action_space: str = "absolute", files: dict[str, str] | Non
         files=dict.fromkeys(names, "0" * 64) if files is None else files,
         checkpoint={},
         versions={},
-        parity=ParityReport(reference="torch", runtime="fake", samples=1, tolerance=1e-4, graphs={}, chunk={}),
+        parity=ParityReport(
+            reference="torch",
+            runtime="fake",
+            graph_dtype="float32",
+            layers="all",
+            samples=1,
+            tolerance=1e-4,
+            graphs={},
+            chunk={},
+        ),
+        dtype="float32",
+        threads=None,
+        quantisation={},
     )
 
 

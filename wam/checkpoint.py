@@ -26,7 +26,15 @@ from wam.model import WorldActionModel
 from wam.robot import RobotSpec
 from wam.transforms import Transforms
 
-__all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "load_training_state", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointInfo",
+    "describe_checkpoint",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_training_state",
+    "save_checkpoint",
+]
 
 FORMAT = 1
 MODEL_FILE, TRAINING_FILE, DESCRIPTION_FILE = "model.safetensors", "training.safetensors", "checkpoint.json"
@@ -35,19 +43,31 @@ VERSIONED = ("torch", "numpy", "lerobot", "mujoco")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A loaded checkpoint."""
+class CheckpointInfo:
+    """A checkpoint without its weights."""
 
-    model: WorldActionModel  # averaged weights, in evaluation mode
     config: ModelConfig
     transforms: Transforms
     robot: RobotSpec
     meta: dict[str, Any]  # step, training configuration, versions
     path: Path
 
+    @property
+    def weights(self) -> Path:
+        """File of the averaged weights."""
+        return self.path / MODEL_FILE
+
     def sha256(self) -> str:
         """Hash of the weights file, for manifests and reports."""
-        return hashlib.sha256((self.path / MODEL_FILE).read_bytes()).hexdigest()
+        with self.weights.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointInfo):
+    """A loaded checkpoint."""
+
+    model: WorldActionModel  # averaged weights, in evaluation mode
 
 
 def save_checkpoint(
@@ -113,15 +133,15 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def load_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> Checkpoint:
-    """Loads the averaged weights of a checkpoint.
+def describe_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> CheckpointInfo:
+    """Reads all of a checkpoint but its weights.
 
     Args:
         path: Anything ``find_checkpoint`` resolves.
         robot: When given, the checkpoint must have been trained for this robot.
 
     Raises:
-        CheckpointError: Missing, truncated, of a newer format, of another model or of another robot.
+        CheckpointError: Missing, of a newer format or of another robot.
     """
     folder = find_checkpoint(path)
     meta = _description(folder)
@@ -138,15 +158,29 @@ def load_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> Checkpoint
             f"(fingerprint {robot.fingerprint()[:12]}, axes {', '.join(robot.action_names)}) was asked for: choose the "
             "robot file it was trained with, or train for this one."
         )
-    model = WorldActionModel(config)
-    _load_weights(model, _tensors(folder / MODEL_FILE), folder)
+    return CheckpointInfo(config=config, transforms=transforms, robot=trained_for, meta=meta, path=folder)
+
+
+def load_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> Checkpoint:
+    """Loads the averaged weights of a checkpoint.
+
+    Args:
+        path: Anything ``find_checkpoint`` resolves.
+        robot: When given, the checkpoint must have been trained for this robot.
+
+    Raises:
+        CheckpointError: Missing, truncated, of a newer format, of another model or of another robot.
+    """
+    info = describe_checkpoint(path, robot=robot)
+    model = WorldActionModel(info.config)
+    _load_weights(model, _tensors(info.weights), info.path)
     return Checkpoint(
         model=model.eval().requires_grad_(False),
-        config=config,
-        transforms=transforms,
-        robot=trained_for,
-        meta=meta,
-        path=folder,
+        config=info.config,
+        transforms=info.transforms,
+        robot=info.robot,
+        meta=info.meta,
+        path=info.path,
     )
 
 

@@ -85,12 +85,12 @@ class Expert(nn.Module):
         embedded, time = self.time(sigma)  # (B, S, D), (B, S, 6, D)
         return ExpertModulation(tuple(block.modulate(time) for block in self.blocks), self.head.modulate(embedded))
 
-    def text_kv(self, text: Float[Tensor, "B T W"]) -> LayersKV:
+    def text_kv(self, text: Float[Tensor, "*B T W"]) -> LayersKV:
         """Cross-attention keys and values of every layer, each (B, h, T, d)."""
         projected = _through(self.text, text) if hasattr(self, "text") else text
         return tuple(block.text_kv(projected) for block in self.blocks)
 
-    def image_kv(self, tokens: Float[Tensor, "B I W"]) -> LayersKV:
+    def image_kv(self, tokens: Float[Tensor, "*B I W"]) -> LayersKV:
         """Keys and values of an image encoder's tokens, each (B, h, I, d)."""
         projected = _through(self.image, tokens)
         return tuple(block.image_keys_values(projected) for block in self.blocks)
@@ -120,7 +120,7 @@ class RegisterExpert(nn.Module):
         embedded, time = self._host.time(sigma)
         return ExpertModulation(tuple(block.modulate(time) for block in self.blocks), self.head.modulate(embedded))
 
-    def text_kv(self, text: Float[Tensor, "B T W"]) -> LayersKV:
+    def text_kv(self, text: Float[Tensor, "*B T W"]) -> LayersKV:
         """As ``Expert.text_kv``."""
         return self._host.text_kv(text)
 

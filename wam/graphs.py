@@ -1,38 +1,35 @@
-"""The stages of inference as static ONNX graphs, opset 20, batch 1, float32.
+"""The stages of inference as static ONNX graphs without a batch axis.
 
 ``prompt`` runs once per task, ``context`` once per observation and ``denoise`` once per step; the step includes the
 Euler update, so N steps are N runs and the number of steps stays a choice of the robot. ``levels`` turns the noise
 levels of one step into its modulation tables: it runs once per schedule, when a policy is loaded, and takes 15 % off
 every step. No mask is exported: the fast question sees every key (``wam.visibility``). Keys, values and tables are one
-tensor each: stacked ones would be split again in every step.
+tensor each: stacked ones would be split again in every step. Without a batch axis every product of tokens and weights
+is a plain matrix product, another 11 %.
 
-The TorchScript exporter followed by ONNX Runtime's constant folding gives the same few hundred nodes, and the same
-speed, as torch's newer exporter in a tenth of the time: 2 against 20 CPU-s for all three graphs. Traces and paths that
-it leaves in a graph are taken out, so a graph depends on weights and versions alone.
+What is decided before the robot sees anything is not computed there, and each saving is exact: keys and values of the
+instruction (``prompt``), modulation of the clean frame (a constant), modulation of the steps (``levels``), queries and
+everything behind them in the last video block (never exported).
 
-Shape legend: K cameras, H chunk, A action width, T prompt words.
+Shape legend: K cameras, H chunk, A action width, P proprio width, T prompt words, W text width.
 """
 
-import io
-import warnings
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from wam.blocks import HeadModulation, KeysValues, Modulation
+from wam.caches import ContextCache, PromptCache, StepTables
 from wam.config import ModelConfig
-from wam.manifest import GraphSpec, TensorSpec
-from wam.model import ContextCache, ExpertModulation, LayersKV, PromptCache, StepTables, WorldActionModel
+from wam.expert import ExpertModulation, LayersKV
+from wam.manifest import TensorSpec
+from wam.model import WorldActionModel
 from wam.text import VOCABULARY_SIZE
 
-__all__ = ["OPSET", "Stage", "example_inputs", "export_graph", "stages"]
-
-OPSET = 20  # the newest that ONNX Runtime and TensorRT 10.3 both read whole; it brought Gelu as one operator
+__all__ = ["Stage", "example_inputs", "stages", "tensor_spec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,70 +48,53 @@ class Stage:
         return dict(zip(self.outputs, out, strict=True))
 
 
-def stages(model: WorldActionModel) -> tuple[Stage, ...]:
-    """Returns the stages of a model, in the order in which they feed each other."""
+def stages(model: WorldActionModel, clean: ExpertModulation | None = None) -> tuple[Stage, ...]:
+    """Returns the stages of a model, in the order in which they feed each other.
+
+    Args:
+        model: The network, on any device.
+        clean: What its ``clean_modulation`` gives for one sample, where the model has no values to compute it with.
+    """
+    if clean is None:
+        with torch.no_grad():
+            clean = model.clean_modulation(next(model.parameters()).new_zeros(1, dtype=torch.float32))
     layers = model.config.num_layers
     # The last video block gives only keys and values: nothing of it attends to the instruction.
     prompt = (*_kv_names("prompt_video", layers - 1), *_kv_names("prompt_action", layers))
-    cache = (*_kv_names("frame", layers), *_kv_names("cross", layers))
-    tables = ("gain", *_table_names(layers))
+    kinds = ("frame", "cross", "image")
+    cache = tuple(name for kind, count in zip(kinds, _cached(model), strict=True) for name in _kv_names(kind, count))
+    tables = ("gain", *_table_names(model))
+    words = "token_ids" if model.config.text == "words" else "text"
     return (
-        Stage(name="prompt", module=_Prompt(model), inputs=("token_ids",), outputs=prompt),
-        Stage(name="context", module=_Context(model), inputs=("images", "proprio", *prompt), outputs=cache),
+        Stage(name="prompt", module=_Prompt(model), inputs=(words,), outputs=prompt),
+        Stage(name="context", module=_Context(model, clean), inputs=("images", "proprio", *prompt), outputs=cache),
         Stage(name="levels", module=_Levels(model), inputs=("sigma", "sigma_next"), outputs=tables),
         Stage(name="denoise", module=_Denoise(model), inputs=("actions", *tables, *cache), outputs=("actions_next",)),
     )
 
 
 def example_inputs(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Draws random inputs of the whole chain, on the CPU: all but the keys and values, which the stages make."""
+    """Draws random inputs of the whole chain, on the CPU: all but what the stages make for each other."""
     generator = torch.Generator().manual_seed(seed)
-    images = (1, config.n_cameras, *config.image_size_px, 3)
+    images = (config.n_cameras, *config.image_size_px, 3)
+    ids = torch.randint(0, VOCABULARY_SIZE, (config.prompt_length,), generator=generator)
+    if config.text == "words":
+        instruction = {"token_ids": ids}
+    else:
+        instruction = {"text": torch.randn(config.prompt_length, config.text_width, generator=generator)}
     return {
-        "token_ids": torch.randint(0, VOCABULARY_SIZE, (1, config.prompt_length), generator=generator),
+        **instruction,
         "images": torch.randint(0, 256, images, generator=generator).to(torch.uint8),
-        "proprio": torch.randn(1, config.action_dim, generator=generator),
-        "actions": torch.randn(1, config.chunk_length, config.action_dim, generator=generator),
-        "sigma": torch.ones(1, config.chunk_length),
-        "sigma_next": torch.zeros(1, config.chunk_length),
+        "proprio": torch.randn(config.state_dim, generator=generator),
+        "actions": torch.randn(config.chunk_length, config.action_dim, generator=generator),
+        "sigma": torch.ones(config.chunk_length),
+        "sigma_next": torch.zeros(config.chunk_length),
     }
 
 
-def export_graph(stage: Stage, tensors: Mapping[str, Tensor], path: Path) -> GraphSpec:
-    """Writes one graph.
-
-    Args:
-        stage: What to export.
-        tensors: An example of every input, by name; shapes are fixed to these.
-        path: The ``.onnx`` file.
-
-    Returns:
-        Its description for the manifest.
-    """
-    arguments = tuple(tensors[name] for name in stage.inputs)
-    traced = io.BytesIO()
-    # The exporter warns that it is the older one and that traced Python values become constants; both are meant.
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            stage.module,
-            arguments,
-            traced,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=list(stage.inputs),
-            output_names=list(stage.outputs),
-        )
-    _fold_shapes(traced.getvalue(), path)
-    graph = _without_traces(onnx.load(path))
-    onnx.checker.check_model(graph, full_check=True)
-    onnx.save(graph, path)
-    outputs = stage(tensors)
-    return GraphSpec(
-        file=path.name,
-        inputs=tuple(_tensor_spec(name, tensors[name]) for name in stage.inputs),
-        outputs=tuple(_tensor_spec(name, tensor) for name, tensor in outputs.items()),
-    )
+def tensor_spec(name: str, tensor: Tensor) -> TensorSpec:
+    """Describes a tensor for the manifest."""
+    return TensorSpec(name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
 
 
 class _Part(nn.Module):
@@ -125,23 +105,40 @@ class _Part(nn.Module):
 
 
 class _Prompt(_Part):
-    def forward(self, token_ids: Tensor) -> tuple[Tensor, ...]:
-        prompt = self.model.encode_prompt(token_ids)
+    def forward(self, instruction: Tensor) -> tuple[Tensor, ...]:
+        prompt = self.model.encode_prompt(instruction)
         return _flat((prompt.video[:-1], prompt.action))
 
 
 class _Context(_Part):
+    def __init__(self, model: WorldActionModel, clean: ExpertModulation) -> None:
+        super().__init__(model)
+        for layer, block in enumerate(clean.blocks):
+            for name, table in block._asdict().items():
+                self.register_buffer(f"clean_{name}_{layer:02d}", table[0])  # (1, D): for all tokens of the frame
+
     def forward(self, images: Tensor, proprio: Tensor, *prompt: Tensor) -> tuple[Tensor, ...]:
-        video, action = _split(prompt, self.layers - 1)
-        nothing = KeysValues(*(part[:, :, :0] for part in action[-1]))  # stands where no one looks
-        return _flat(self.model.encode_context(images, proprio, PromptCache((*video, nothing), action)))
+        model = self.model
+        video, action = _unflat(prompt, (self.layers - 1, self.layers))
+        nothing = KeysValues(*(part[:, :0] for part in action[-1]))  # stands where no one looks
+        seen = model.tokenizer.image_tokens(images[None])
+        cross = model.cross_kv(proprio, PromptCache((*video, nothing), action), None if seen is None else seen[0])
+        tokens = model.tokenizer.encode(images[None])[0]
+        return _flat(model.encode_context_tokens(tokens, cross, self._clean()))
+
+    def _clean(self) -> ExpertModulation:
+        blocks = (
+            Modulation(*(self.get_buffer(f"clean_{name}_{layer:02d}") for name in Modulation._fields))
+            for layer in range(self.layers)
+        )
+        return ExpertModulation(tuple(blocks), None)  # the output layer of the clean frame is never run
 
 
 class _Levels(_Part):
     def forward(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, ...]:
-        tables = self.model.step_tables(sigma, sigma_next)
-        blocks = (table for block in tables.modulation.blocks for table in block)
-        return (tables.gain, *blocks, *tables.modulation.head)
+        tables = self.model.step_tables(sigma[None], sigma_next[None])
+        flat = [table for block in tables.modulation.blocks for table in block]
+        return tuple(table[0] for table in (tables.gain, *flat, *(tables.modulation.head or ())))
 
 
 class _Denoise(_Part):
@@ -149,55 +146,36 @@ class _Denoise(_Part):
         width = len(Modulation._fields)
         end = width * self.layers
         blocks = tuple(Modulation(*rest[start : start + width]) for start in range(0, end, width))
-        caches = end + len(HeadModulation._fields)
-        modulation = ExpertModulation(blocks, HeadModulation(*rest[end:caches]))
-        context = ContextCache(*_split(rest[caches:], self.layers))
-        return (self.model.denoise(actions, StepTables(modulation, gain), context),)
+        caches = end + len(_head_names(self.model))
+        head = HeadModulation(*rest[end:caches]) if caches > end else None
+        context = ContextCache(*_unflat(rest[caches:], _cached(self.model)))
+        return (self.model.denoise(actions, StepTables(ExpertModulation(blocks, head), gain), context),)
 
 
 def _kv_names(kind: str, layers: int) -> tuple[str, ...]:
     return tuple(f"{kind}_{part}_{layer:02d}" for layer in range(layers) for part in KeysValues._fields)
 
 
-def _table_names(layers: int) -> tuple[str, ...]:
-    blocks = tuple(f"{part}_{layer:02d}" for layer in range(layers) for part in Modulation._fields)
-    return (*blocks, *(f"head_{part}" for part in HeadModulation._fields))
+def _table_names(model: WorldActionModel) -> tuple[str, ...]:
+    layers = range(model.config.num_layers)
+    return (*(f"{part}_{layer:02d}" for layer in layers for part in Modulation._fields), *_head_names(model))
+
+
+def _head_names(model: WorldActionModel) -> tuple[str, ...]:
+    return tuple(f"head_{part}" for part in HeadModulation._fields if model.config.action_head == "modulated")
+
+
+def _cached(model: WorldActionModel) -> tuple[int, ...]:
+    """Layers of each field of a ``ContextCache``."""
+    layers = model.config.num_layers
+    return layers, layers, layers if model.config.action_register and model.config.image_width else 0
 
 
 def _flat(caches: Iterable[LayersKV]) -> tuple[Tensor, ...]:
     return tuple(tensor for layers in caches for kv in layers for tensor in kv)
 
 
-def _split(tensors: tuple[Tensor, ...], first: int) -> tuple[LayersKV, LayersKV]:
-    """The inverse of ``_flat``: ``first`` layers, and the rest."""
-    pairs = tuple(KeysValues(*tensors[start : start + 2]) for start in range(0, len(tensors), 2))
-    return pairs[:first], pairs[first:]
-
-
-def _tensor_spec(name: str, tensor: Tensor) -> TensorSpec:
-    return TensorSpec(name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
-
-
-def _fold_shapes(traced: bytes, path: Path) -> None:
-    """Writes the graph with everything that static shapes decide computed: a third of the nodes remain."""
-    options = onnxruntime.SessionOptions()
-    # Basic rewrites stay within the ONNX standard; the extended ones would tie the file to ONNX Runtime.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path)
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(traced, options, providers=["CPUExecutionProvider"])
-
-
-def _without_traces(graph: onnx.ModelProto) -> onnx.ModelProto:
-    used = {node.domain for node in graph.graph.node}
-    unused = [opset for opset in graph.opset_import if opset.domain not in used]
-    for opset in unused:
-        graph.opset_import.remove(opset)
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    del graph.graph.metadata_props[:]
-    del graph.graph.value_info[:]  # shapes are static: any reader infers them again
-    for item in (*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
-    return graph
+def _unflat(tensors: tuple[Tensor, ...], counts: Iterable[int]) -> list[LayersKV]:
+    """The inverse of ``_flat``, for fields of so many layers each."""
+    pairs = iter([KeysValues(*tensors[start : start + 2]) for start in range(0, len(tensors), 2)])
+    return [tuple(itertools.islice(pairs, count)) for count in counts]

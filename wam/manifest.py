@@ -37,7 +37,8 @@ __all__ = [
 FORMAT_VERSION = 2  # raised whenever an older reader would misunderstand a bundle
 MANIFEST_NAME = "manifest.json"
 GRAPH_NAMES = ("prompt", "context", "levels", "denoise")  # once per task, observation, schedule of steps, and step
-DTYPES = ("float32", "uint8", "int64")
+MODEL_DTYPES = ("float32", "float16", "bfloat16")  # of the large matrix products
+DTYPES = (*MODEL_DTYPES, "uint8", "int64")  # of a graph's inputs and outputs
 EXPORT_FIX = "export it again with wam export."
 COPY_FIX = f"copy the whole bundle again, or {EXPORT_FIX}"
 
@@ -48,7 +49,7 @@ class TensorSpec:
 
     name: str  # as in the ONNX graph
     shape: tuple[int, ...]  # static, batch 1 included
-    dtype: str  # one of DTYPES, numpy's name
+    dtype: str  # one of DTYPES; what a host gives and takes is never of half precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,15 @@ class GraphSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """How far ONNX Runtime was from the reference when the bundle was exported; largest absolute differences."""
+    """How far ONNX Runtime was from the reference when the bundle was exported.
+
+    Differences are the largest absolute ones, relative to the largest value of a tensor where that is above 1.
+    """
 
     reference: str  # what the graphs were compared with
     runtime: str  # what ran the graphs
+    graph_dtype: str  # type of the graphs that ran: float32 for a bfloat16 bundle, which no CPU runtime executes
+    layers: str  # how much of the model was compared: "all", or which layers of one that does not fit in memory
     samples: int  # random inputs per comparison
     tolerance: float  # limit above which the export refuses
     graphs: Mapping[str, float]  # graph name -> difference over all its outputs
@@ -85,12 +91,15 @@ class Manifest:
     chunk_length: int  # H, actions per chunk
     control_dt: float  # time between two actions [s]
     n_steps: int  # denoising steps unless the caller asks for another number
+    dtype: str  # one of MODEL_DTYPES
+    threads: int | None  # CPU threads the bundle asks for; None leaves it to the machine
     graphs: Mapping[str, GraphSpec]  # by name, exactly GRAPH_NAMES
-    weights: str  # safetensors file inside the bundle
+    weights: str | None  # safetensors file, which the graphs read too; None where they hold their own, quantised
     files: Mapping[str, str]  # path inside the bundle -> sha256, of every graph and weight file
     checkpoint: Mapping[str, Any]  # where it came from: path, sha256 of its weights, training step
     versions: Mapping[str, str]  # packages that made the bundle
     parity: ParityReport  # ONNX Runtime against the reference at export time
+    quantisation: Mapping[str, Any]  # scheme, what chose and calibrated it, its accuracy gate; empty when there is none
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON data, the inverse of ``from_dict``."""
@@ -124,7 +133,11 @@ class Manifest:
         fields["parity"] = _parity(checked_mapping(fields, "parity", source), f"{source}: parity")
         fields["files"] = checked_texts(checked_mapping(fields, "files", source), f"{source}: files")
         fields["versions"] = checked_texts(checked_mapping(fields, "versions", source), f"{source}: versions")
-        fields["checkpoint"] = checked_mapping(fields, "checkpoint", source)
+        for name in ("checkpoint", "quantisation"):
+            fields[name] = checked_mapping(fields, name, source)
+        for name, kind in (("weights", str), ("threads", int)):
+            if fields[name] is not None:
+                checked_scalar(kind, fields[name], f"{source}: {name}")
         fields["cameras"] = tuple(fields["cameras"])
         manifest = cls(**fields)
         _check(manifest, source)
@@ -265,7 +278,10 @@ def _check(manifest: Manifest, source: str) -> None:
             f"{source}: the bundle has graphs {sorted(manifest.graphs)} but needs exactly {', '.join(GRAPH_NAMES)}: "
             f"{EXPORT_FIX}"
         )
-    for name in (*(graph.file for graph in manifest.graphs.values()), manifest.weights):
+    if manifest.dtype not in MODEL_DTYPES:
+        raise BundleError(f"{source}: " + unknown_name("dtype", manifest.dtype, MODEL_DTYPES))
+    weights = [manifest.weights] if manifest.weights else []
+    for name in (*(graph.file for graph in manifest.graphs.values()), *weights):
         if name not in manifest.files:
             raise BundleError(f"{source}: {name} has no sha256 under files, so it cannot be checked: {EXPORT_FIX}")
     for name in manifest.files:

@@ -77,7 +77,7 @@ class WorldActionModel(nn.Module):
 
     # -- the stages of inference, each one exported graph -------------------------------------------------------------
 
-    def encode_prompt(self, prompt: Int64[Tensor, "B T"] | Float[Tensor, "B T W"]) -> PromptCache:
+    def encode_prompt(self, prompt: Int64[Tensor, "*B T"] | Float[Tensor, "*B T W"]) -> PromptCache:
         """Instruction, as word ids or as the text encoder's embeddings → cross-attention keys and values."""
         text = self.words(prompt) + self.word_positions if self.config.text == "words" else prompt  # (B, T, W)
         return PromptCache(**self._text_kv(text))

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from wam.config import preset
+from wam.config import ModelConfig, preset
 from wam.model import WorldActionModel
 from wam.normalise import Normaliser
 from wam.robot import RobotSpec
 from wam.transforms import Transforms
 
-__all__ = ["save_untrained_checkpoint"]
+__all__ = ["limit_transforms", "save_untrained_checkpoint"]
 
 
 def save_untrained_checkpoint(run: Path, robot: RobotSpec, *, preset_name: str = "tiny", seed: int = 0) -> Checkpoint:
@@ -30,19 +30,23 @@ def save_untrained_checkpoint(run: Path, robot: RobotSpec, *, preset_name: str =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WorldActionModel(config)
-    middle, half = (robot.lower + robot.upper) / 2, (robot.upper - robot.lower) / 2
-    limits = Normaliser(offset=tuple(middle.tolist()), scale=tuple(half.tolist()), bound=1.0)
-    transforms = Transforms(
-        image_size_px=config.image_size_px, proprio=limits, action=limits, gripper=robot.gripper is not None
-    )
     save_checkpoint(
         run,
         0,
         averaged=model.state_dict(),
         training={},
         config=config,
-        transforms=transforms,
+        transforms=limit_transforms(config, robot),
         robot=robot,
         meta={"untrained": True},
     )
     return load_checkpoint(run)
+
+
+def limit_transforms(config: ModelConfig, robot: RobotSpec) -> Transforms:
+    """Transforms of a model that has seen no data: a robot's limits become −1 and 1."""
+    middle, half = (robot.lower + robot.upper) / 2, (robot.upper - robot.lower) / 2
+    limits = Normaliser(offset=tuple(middle.tolist()), scale=tuple(half.tolist()), bound=1.0)
+    return Transforms(
+        image_size_px=config.image_size_px, proprio=limits, action=limits, gripper=robot.gripper is not None
+    )

@@ -1,0 +1,144 @@
+"""Weights and graphs of a bundle, written from weights on disk without ever holding a whole model.
+
+The weights go tensor by tensor into the bundle's safetensors file, in the types of the bundle; the graphs are traced
+from a model without values and refer to that file. A model of six thousand million parameters takes as much memory as
+its largest tensor.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wam.config import ModelConfig
+from wam.errors import BundleError
+from wam.graphs import Stage, example_inputs, stages, tensor_spec
+from wam.manifest import GraphSpec
+from wam.onnx_fold import fold
+from wam.onnx_trace import on_meta, trace
+from wam.onnx_weights import GraphWeights, assemble
+from wam.operator_gate import TARGETS, require_operators
+from wam.precision import lower_matmuls
+from wam.skeleton import clean_modulation, computed_buffers, skeleton
+from wam.tensor_files import TensorSource, open_weights
+from wam.weight_file import planned_places, weight_places, write_weights
+
+__all__ = ["write_graphs"]
+
+logger = logging.getLogger(__name__)
+
+TRACE_SEED = 0  # of the example inputs; graphs do not depend on it
+
+
+def write_graphs(
+    config: ModelConfig,
+    source: TensorSource,
+    folder: Path,
+    *,
+    dtype: str,
+    weights_file: str = "model.safetensors",
+    targets: Sequence[str] = TARGETS,
+    values: bool = True,
+) -> dict[str, GraphSpec]:
+    """Writes the weights and the graphs of a model.
+
+    Args:
+        config: Geometry of the model.
+        source: Its weights, by their names in the state_dict.
+        folder: Where to write.
+        dtype: Type of the large matrix products, a name of ``wam.precision.DTYPES``.
+        weights_file: Name of the weights file.
+        targets: TensorRT versions that must be able to read the graphs.
+        values: Whether weights are read and written; without them the graphs are as good for every check but running.
+
+    Returns:
+        Descriptions of the graphs by name.
+
+    Raises:
+        BundleError: Weights are missing, of another shape or not finite, or a graph is refused by the operator gate.
+    """
+    if not values:
+        source = _Zeros(source)
+    model = skeleton(config)
+    clean = clean_modulation(model, source.read)
+    buffers = computed_buffers(model)
+    lower_matmuls(model, dtype)
+    layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
+    _check_shapes(layout, source.shapes())
+    if values:
+        _write_weights(layout, source, folder / weights_file)
+    parts = stages(model, clean)
+    constants = {f"model.{name}": buffer for name, buffer in buffers.items()}
+    for part in parts:
+        constants |= dict(part.module.named_buffers(recurse=False))
+    weights = GraphWeights(
+        places=weight_places(folder / weights_file) if values else planned_places(layout),
+        file=weights_file,
+        read=open_weights(folder / weights_file).read if values else source.read,
+        constants=constants,
+    )
+    tensors = {name: tensor.to("meta") for name, tensor in example_inputs(config, TRACE_SEED).items()}
+    graphs = {}
+    for part in parts:
+        logger.info("exporting %s", part.name)
+        on_meta(part.module)
+        outputs = part(tensors)
+        path = folder / f"{part.name}.onnx"
+        graphs[part.name] = _write_graph(part, tensors, outputs, weights, path)
+        require_operators(path, targets)
+        tensors |= outputs
+    return graphs
+
+
+def _write_graph(
+    part: Stage, tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor], weights: GraphWeights, path: Path
+) -> GraphSpec:
+    inputs = {name: tensors[name] for name in part.inputs}
+    spec = GraphSpec(
+        file=path.name,
+        inputs=tuple(tensor_spec(name, tensor) for name, tensor in inputs.items()),
+        outputs=tuple(tensor_spec(name, tensor) for name, tensor in outputs.items()),
+    )
+    traced = trace(part.module, inputs, part.outputs)
+    assemble(fold(traced, frozenset(inputs)), spec.inputs, spec.outputs, weights, path)
+    return spec
+
+
+class _Zeros:
+    """Weights of the right shapes that take no memory."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self._shapes = source.shapes()
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._shapes
+
+    def read(self, name: str) -> Tensor:
+        return torch.zeros(()).expand(self._shapes[name])
+
+
+def _check_shapes(layout: Mapping[str, tuple[tuple[int, ...], torch.dtype]], found: Mapping[str, Any]) -> None:
+    wrong = [
+        f"{name} is {found.get(name, 'missing')}, not {shape}"
+        for name, (shape, _) in layout.items()
+        if found.get(name) != shape
+    ]
+    if wrong:
+        raise BundleError(f"the weights do not fit the model's configuration: {'; '.join(wrong[:5])}.")
+
+
+def _write_weights(layout: Mapping[str, tuple[tuple[int, ...], torch.dtype]], source: TensorSource, path: Path) -> None:
+    with write_weights(path, layout) as writer:
+        for name in writer.names:
+            tensor = source.read(name)
+            lowered = tensor.to(layout[name][1])
+            if not torch.isfinite(lowered).all():
+                where = "the weights" if not torch.isfinite(tensor).all() else f"{lowered.dtype}, unlike the weights,"
+                raise BundleError(
+                    f"weight {name} is not finite in {where}: no bundle was written. Take an older checkpoint, or "
+                    "export with --dtype bfloat16 where float16 overflows."
+                )
+            writer.write(name, lowered)

@@ -20,6 +20,15 @@ P_GAIN, D_GAIN, I_GAIN = 21, 22, 23
 MAX_TORQUE, PROTECTION_CURRENT, OVERLOAD = 16, 28, 36
 
 
+# LeRobot's calibration of these servos: zero is in the middle, 2000
+CALIBRATION = {
+    name: {"id": number, "drive_mode": 0, "homing_offset": 0, "range_min": 1000, "range_max": 3000}
+    for number, name in enumerate(
+        ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"), start=1
+    )
+}
+
+
 class Servo:
     """The registers of one servo."""
 

@@ -17,18 +17,15 @@ from ros_nodes.arm_parameters import ArmParameters
 from ros_nodes.arm_so101 import So101Arm, servo_calibration
 from ros_nodes.diagnostics import ERROR, OK, WARN
 from ros_nodes.errors import NodeError
-from ros_nodes.so101_bus import MOTORS, ServoSettings, So101Bus, read_calibration
+from ros_nodes.so101_bus import ServoSettings, So101Bus, read_calibration
 from ros_nodes.so101_link import So101Link
 from tests import feetech_servos as fake
+from tests.feetech_servos import CALIBRATION
 from wam.calibration_spec import JointCalibration, RobotCalibration, ServoCalibration
 from wam.robot import load_robot
 
 pytestmark = pytest.mark.ros
 ROBOT = load_robot("so101")
-CALIBRATION = {
-    name: {"id": number, "drive_mode": 0, "homing_offset": 0, "range_min": 1000, "range_max": 3000}
-    for number, name in enumerate(MOTORS, start=1)
-}
 HOLD = ServoSettings(hold=True)
 TICK = 2 * np.pi / 4095  # [rad]
 

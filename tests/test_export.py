@@ -1,6 +1,7 @@
 """Export: checkpoint → bundle, its parity with the model, and what is left on disk when it fails."""
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -23,7 +24,7 @@ from policy.onnx_backend import OnnxBackend, default_threads
 from wam.checkpoint import describe_checkpoint
 from wam.errors import BundleError, CheckpointError, ConfigError
 from wam.export import export_bundle, main
-from wam.manifest import GRAPH_NAMES, MANIFEST_NAME, read_manifest
+from wam.manifest import GOLDEN_FILE, GRAPH_NAMES, MANIFEST_NAME, read_manifest
 from wam.onnx_trace import OPSET
 from wam.parity import TOLERANCES, check_parity
 from wam.robot import load_robot
@@ -132,6 +133,38 @@ def test_bundle_tells_nothing_about_the_machine_that_made_it(bundle, checkpoint,
 def test_export_is_reproducible(bundle, checkpoint, tmp_path):
     again = export_bundle(checkpoint, tmp_path / "again", n_steps=4)
     assert again.files == read_manifest(bundle).files
+
+
+def test_golden_sample_is_what_every_backend_gives(bundle, policies):
+    golden = load_file(bundle / GOLDEN_FILE)
+    arrays = {name: tensor.numpy() for name, tensor in golden.items()}
+    assert arrays["chunks"].shape == arrays["noise"].shape == (2, 16, 7)
+    for policy in policies.values():
+        backend = policy._backend
+        backend.encode_context(arrays["images"], arrays["proprio"], backend.encode_prompt(arrays["instruction"]))
+        for noise, chunk in zip(arrays["noise"], arrays["chunks"], strict=True):
+            np.testing.assert_allclose(backend.denoise(noise, arrays["sigmas"].tolist()), chunk, atol=1e-5)
+    assert np.abs(arrays["chunks"][0] - arrays["chunks"][1]).max() > 1e-3  # two draws, two chunks
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_single_steps_make_the_same_chunk_and_a_committed_prefix_stays(policies, name):
+    backend = policies[name]._backend
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    proprio = rng.standard_normal(7).astype(np.float32)
+    backend.encode_context(images, proprio, backend.encode_prompt(np.arange(12)))
+    noise = rng.standard_normal((16, 7)).astype(np.float32)
+    sigmas = [1.0, 0.5, 0.0]
+    stepped = noise
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        levels = (np.full(16, level, dtype=np.float32) for level in (sigma, sigma_next))
+        stepped = backend.denoise_step(stepped, *levels)
+    np.testing.assert_allclose(stepped, backend.denoise(noise, sigmas), atol=1e-5)
+    sigma = np.where(np.arange(16) < 4, 0.0, 0.8).astype(np.float32)
+    moved = backend.denoise_step(noise, sigma, 0.5 * sigma)
+    np.testing.assert_array_equal(moved[:4], noise[:4])
+    assert np.abs(moved[4:] - noise[4:]).max() > 1e-3
 
 
 @pytest.mark.parametrize("n_steps", [1, 4, 10])

@@ -121,7 +121,11 @@ def edited(data: dict, path: str, value: object) -> dict:
         ("chunk_length", 8, "chunk_length is 8 but model.chunk_length is 16"),
         ("cameras", ["wrist", "front"], "cameras is ('wrist', 'front') but robot.cameras is ('front', 'wrist')"),
         ("cameras", "front", "cameras is 'front' but must be a list of names"),
-        ("dtype", "float64", "unknown dtype 'float64' (did you mean 'float16'?); valid names: bfloat16, float16, float32"),
+        (
+            "dtype",
+            "float64",
+            "unknown dtype 'float64' (did you mean 'float16'?); valid names: bfloat16, float16, float32",
+        ),
         ("threads", 0, "threads is 0 but must be a positive whole number"),
         ("quantisation", None, "quantisation is None but must be an object"),
         ("weights", "", "weights is '' but must be a non-empty string"),

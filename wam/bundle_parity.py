@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wam.bundle_graphs import write_graphs
 from wam.export_source import ExportSource, some_layers
+from wam.golden import write_golden
 from wam.graphs import stages
 from wam.manifest import GraphSpec, ParityReport
 from wam.model import WorldActionModel
@@ -29,7 +30,7 @@ BYTES_PER_WEIGHT = 4 * 4  # reference, mapped file, packed copies of the runtime
 def bundle_parity(
     source: ExportSource, graphs: Mapping[str, GraphSpec], folder: Path, dtype: str, step_counts: Sequence[int]
 ) -> ParityReport:
-    """Compares the graphs of a new bundle, or a twin of them, with the model.
+    """Compares the graphs of a new bundle, or a twin of them, with the model, and writes the golden sample.
 
     Args:
         source: What was exported.
@@ -43,6 +44,10 @@ def bundle_parity(
     """
     layers = _layers(source)
     runs_as = dtype if dtype in TOLERANCES else TWIN
+    if layers is None:
+        model = reference_model(source)
+        write_golden(model, stages(model), folder, max(step_counts))
+        del model
     if layers is None and runs_as == dtype:
         return _checked(source, graphs, folder, runs_as, step_counts, "all")
     part = source if layers is None else some_layers(source, layers)

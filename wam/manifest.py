@@ -24,6 +24,7 @@ from wam.transforms import Transforms
 
 __all__ = [
     "FORMAT_VERSION",
+    "GOLDEN_FILE",
     "GRAPH_NAMES",
     "MANIFEST_NAME",
     "GraphSpec",
@@ -36,6 +37,7 @@ __all__ = [
 
 FORMAT_VERSION = 2  # raised whenever an older reader would misunderstand a bundle
 MANIFEST_NAME = "manifest.json"
+GOLDEN_FILE = "golden.safetensors"  # inputs and what PyTorch made of them; absent where the model was too large to run
 GRAPH_NAMES = ("prompt", "context", "levels", "denoise")  # once per task, observation, schedule of steps, and step
 MODEL_DTYPES = ("float32", "float16", "bfloat16")  # of the large matrix products
 DTYPES = (*MODEL_DTYPES, "uint8", "int64")  # of a graph's inputs and outputs

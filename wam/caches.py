@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wam.blocks import KeysValues
+from wam.blocks import HeadModulation, KeysValues, Modulation
 from wam.expert import ExpertModulation, LayersKV
 
-__all__ = ["ContextCache", "NoisyVideo", "Predictions", "PromptCache", "StepTables", "append_layers", "map_layers"]
+__all__ = ["ContextCache", "NoisyVideo", "Predictions", "PromptCache", "StepTables", "append_layers", "map_layers", "split_steps"]
 
 
 # Future video tokens at their noise level (B, M, Z), sigma (B,) or (B, S), and condition values (B, M, C) where the
@@ -59,6 +59,28 @@ class StepTables(NamedTuple):
 
     modulation: ExpertModulation
     gain: Float[Tensor, "*B S 1"]  # factor of the network's output, see ``wam.flow.step_gain``
+
+
+def split_steps(tables: StepTables) -> list[StepTables]:
+    """Tables of a whole schedule, its steps standing where tokens would, → one per step.
+
+    What noise levels do is the same for all samples of a batch, so a schedule costs one small product instead of one
+    per step and sample.
+    """
+    steps = tables.gain.shape[-2]
+    blocks = [[part.unbind(-2) for part in block] for block in tables.modulation.blocks]
+    head = None if tables.modulation.head is None else [part.unbind(-2) for part in tables.modulation.head]
+    gain = tables.gain.unbind(-2)
+    return [
+        StepTables(
+            ExpertModulation(
+                tuple(Modulation(*(part[i].unsqueeze(-2) for part in block)) for block in blocks),
+                None if head is None else HeadModulation(*(part[i].unsqueeze(-2) for part in head)),
+            ),
+            gain[i].unsqueeze(-2),
+        )
+        for i in range(steps)
+    ]
 
 
 class Predictions(NamedTuple):

@@ -23,18 +23,19 @@ from wam.sampling import sample_actions
 from wam.tensor_files import TensorMap
 from wam.wan_weights import fill_weights
 
-__all__ = ["FastWamPair", "PairInputs", "build_pair", "pair_config"]
+__all__ = ["FastWamPair", "PairInputs", "build_pair", "pair_config", "their_core"]
 
 BIAS_STD = 0.1  # spread of random biases, tables and norms
+# Fast-WAM's interfaces as they are (128 text tokens of 4096, latents of 48 channels, 98 tokens, 32 actions) and its
+# proportions of widths (action a third of attention, feed-forward 4 2/3 and 4 times the width), at 6.8 M parameters.
 BENCH_SIZE = {
-    "num_layers": 4,
+    "num_layers": 5,
     "num_heads": 4,
-    "head_dim": 64,
-    "video_width": 256,
-    "video_ffn_width": 1024,
-    "action_width": 128,
-    "action_ffn_width": 512,
-    "text_width": 256,
+    "head_dim": 54,
+    "video_width": 216,
+    "video_ffn_width": 1040,
+    "action_width": 72,
+    "action_ffn_width": 288,
 }
 
 
@@ -108,7 +109,7 @@ def build_pair(seed: int = 0, config: ModelConfig | None = None) -> FastWamPair:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inputs = _inputs(config, seed)
-        theirs = _their_core(config, inputs.latents)
+        theirs = their_core(config, inputs.latents)
         ours = WorldActionModel(config)
         _same_weights(ours, theirs)
     return FastWamPair(ours=ours.eval().requires_grad_(False), theirs=theirs.eval(), inputs=inputs)
@@ -128,7 +129,17 @@ def _inputs(config: ModelConfig, seed: int) -> PairInputs:
     )
 
 
-def _their_core(config: ModelConfig, latents: Tensor) -> Any:
+def their_core(
+    config: ModelConfig, latents: Tensor, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Any:
+    """Makes LeRobot's core of a geometry, with whatever weights its constructor draws.
+
+    Args:
+        config: Geometry of ours.
+        latents: (1, C, 1, h, w) that its autoencoder is to give.
+        device: Where it is made.
+        dtype: Of its weights.
+    """
     from lerobot.policies.fastwam.wan import ActionDiT, FastWAM, MoT, WanVideoDiT
 
     shared = {
@@ -158,11 +169,13 @@ def _their_core(config: ModelConfig, latents: Tensor) -> Any:
         video_expert=video,
         action_expert=action,
         mot=mot,
-        vae=_Latents(latents),
+        vae=_Latents(latents.to(device, dtype)),
         text_dim=config.text_width,
         proprio_dim=config.state_dim,
         video_infer_shift=config.video_shift,
         action_infer_shift=config.action_shift,
+        device=device,
+        torch_dtype=dtype,
     )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from wam.flow import euler_step
+from wam.caches import split_steps
 from wam.model import ContextCache, LayersKV, PromptCache, WorldActionModel
 from wam.sigmas import sigma_schedule
 
@@ -35,10 +36,9 @@ def sample_actions(
         Normalised clean chunk.
     """
     actions = noise
-    sigmas = sigma_schedule(n_steps, model.config.action_shift)
-    for sigma, sigma_next in itertools.pairwise(sigmas):
-        levels = noise.new_tensor([sigma, sigma_next])[:, None].expand(-1, noise.shape[0])  # (2, B)
-        actions = model.denoise_step(actions, levels[0], levels[1], context)
+    sigmas = noise.new_tensor(sigma_schedule(n_steps, model.config.action_shift))[None]  # (1, n_steps + 1)
+    for tables in split_steps(model.step_tables(sigmas[:, :-1], sigmas[:, 1:])):
+        actions = model.denoise(actions, tables, context)
     return actions
 
 

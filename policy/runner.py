@@ -1,7 +1,8 @@
 """Policy: one observation in, one action chunk out, both checked.
 
 observation → validate → transforms → (prompt, once per task) → context → N denoising steps → decode → validate → chunk.
-A chunk that is not finite never leaves here: ``infer`` raises instead.
+A chunk that is not finite never leaves here: ``infer`` raises instead. With a ``Continuation`` the chunk agrees with
+the one that plays meanwhile (``policy.rtc``).
 
 Shape legend: K cameras, H chunk length, A action width, P proprio width, T prompt words.
 """
@@ -13,6 +14,7 @@ import numpy as np
 
 from policy.backend import Backend, Imaginer
 from policy.errors import PolicyError
+from policy.rtc import Continuation, guided_denoise, prefix_denoise, soft_weights
 from wam.manifest import Manifest
 from wam.sigmas import sigma_schedule
 from wam.spec import ActionChunk, Observation
@@ -94,18 +96,31 @@ class Policy:
             self._backend.encode_context(images, np.zeros(model.action_dim, dtype=np.float32), prompt)
             self._backend.denoise(np.zeros((self.chunk_length, model.action_dim), dtype=np.float32), self._sigmas)
 
-    def infer(self, observation: Observation, *, noise_seed: int | None = None) -> ActionChunk:
+    @property
+    def max_prefix(self) -> int:
+        """Longest prefix that the model was trained to continue; 0: none, so ``Continuation.hard`` is refused."""
+        return self.manifest.model.max_prefix
+
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        noise_seed: int | None = None,
+        continuation: Continuation | None = None,
+    ) -> ActionChunk:
         """Plans one chunk.
 
         Args:
             observation: What the robot sees and where it is.
             noise_seed: Seed of the chunk's noise; None counts 0, 1, 2, … from construction or ``reset``.
+            continuation: What of the playing chunk the new one is to agree with; None plans freely.
 
         Returns:
             (H, A) absolute targets from ``observation.stamp`` on, anchored at its proprio.
 
         Raises:
             ValueContractError: The observation does not fit the robot, or the model's output is not finite.
+            PolicyError: A hard continuation of a model that was not trained for it, or of another width.
         """
         images, proprio = self._encode(observation)
         seed = self._chunks if noise_seed is None else noise_seed
@@ -113,8 +128,8 @@ class Policy:
         shape = (self.chunk_length, self.manifest.model.action_dim)
         noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
         self._backend.encode_context(images, proprio, self._prompt(observation.task))
-        normalised = self._backend.denoise(noise, self._sigmas)
         anchor = observation.proprio.copy()
+        normalised = self._denoise(noise, anchor, continuation)
         chunk = ActionChunk(
             actions=self.manifest.transforms.decode_actions(normalised, anchor),
             stamp=observation.stamp,
@@ -122,6 +137,29 @@ class Policy:
             anchor=anchor,
         )
         return chunk.validate(self.manifest.robot)
+
+    def _denoise(self, noise: np.ndarray, anchor: np.ndarray, continuation: Continuation | None) -> np.ndarray:
+        if continuation is None:
+            return self._backend.denoise(noise, self._sigmas)
+        actions = continuation.actions[: self.chunk_length]
+        if actions.shape[1] != noise.shape[1]:
+            raise PolicyError(
+                f"continuation has width {actions.shape[1]} but the policy acts on {noise.shape[1]} axes."
+            )
+        known = self.manifest.transforms.encode_actions(actions, anchor)  # (n, A): the new chunk's anchor decodes it
+        if continuation.hard:
+            return prefix_denoise(self._backend, noise, self._sigmas, known[: self._prefix_length(continuation)])
+        target = np.zeros_like(noise)
+        target[: len(known)] = known
+        return guided_denoise(self._backend, noise, self._sigmas, target, soft_weights(len(noise), continuation))
+
+    def _prefix_length(self, continuation: Continuation) -> int:
+        if not self.max_prefix:
+            raise PolicyError(
+                "a hard prefix needs a model that was trained with clean prefixes, but this one was not (max_prefix is "
+                "0): train with --max-prefix, or use real_time_chunking, which needs no training."
+            )
+        return min(continuation.delay, self.max_prefix)
 
     def imagine(self, observation: Observation, *, noise_seed: int | None = None) -> dict[str, np.ndarray]:
         """Predicts what each camera sees ``manifest.model.future_offset`` control steps after the observation.

@@ -8,6 +8,9 @@ observation, and each action is held until the next one's time. The modes differ
 * ``hold_last``: the last action is held until the next chunk arrives, which is then played from its first action,
   because the robot executed none of them meanwhile.
 * ``asynchronous``: the old chunk plays on past its horizon; the new one takes over at the action whose time it is.
+* ``temporal_ensembling``: as asynchronous, but what plays is the mean of all chunks that planned for the instant.
+* ``real_time_chunking``, ``hard_prefix``: as asynchronous, but the next chunk is inferred so that it agrees with the
+  one that plays meanwhile (``policy.rtc``); give ``continuation`` to the policy.
 
 A caller asks ``wants_chunk``, takes an observation and calls ``request``, calls ``deliver`` when the chunk is there and
 ``action`` at every control step. Time is robot time in seconds, passed in, and never flow time.
@@ -20,13 +23,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policy.delay import DelayForecast
+from policy.ensemble import Ensemble
 from policy.errors import ScheduleError
+from policy.rtc import Continuation
 from wam.errors import unknown_name
 from wam.spec import ActionChunk
 
-__all__ = ["MODES", "ChunkSchedule", "Delivery", "ScheduleCounts", "ScheduledAction"]
+__all__ = ["CONTINUING", "MODES", "ChunkSchedule", "Delivery", "ScheduleCounts", "ScheduledAction"]
 
-MODES = ("frozen", "hold_last", "asynchronous")
+CONTINUING = ("real_time_chunking", "hard_prefix")  # modes in which the next chunk is inferred knowing the playing one
+MODES = ("frozen", "hold_last", "asynchronous", "temporal_ensembling", *CONTINUING)
 # Fraction of control_dt by which a time may miss a step and still count as on it: well above the 2.4e-7 s resolution
 # of Unix time in float64, well below anything a robot notices.
 TIME_TOLERANCE = 1e-3
@@ -67,8 +74,8 @@ class ChunkSchedule:
     Args:
         mode: One of ``MODES``.
         chunk_length: H, actions per chunk.
-        execution_horizon: Actions after which a new chunk is wanted, 1..H. In the asynchronous mode the rest of the
-            chunk bridges the inference; in the other modes it is never played.
+        execution_horizon: Actions after which a new chunk is wanted, 1..H. In the modes that play on, the rest of the
+            chunk bridges the inference; frozen and hold_last never play it.
         control_dt: Time between two actions [s].
 
     Raises:
@@ -89,6 +96,9 @@ class ChunkSchedule:
         self.chunk_length = chunk_length
         self.execution_horizon = execution_horizon
         self.control_dt = control_dt
+        self._plays_on = mode not in {"frozen", "hold_last"}
+        self._forecast = DelayForecast()
+        self._ensemble = Ensemble() if mode == "temporal_ensembling" else None
         self.reset()
 
     @property
@@ -107,13 +117,16 @@ class ChunkSchedule:
         return self._chunk
 
     def reset(self) -> None:
-        """Forgets chunks, a pending request and counts; for a new episode or after a hold."""
+        """Forgets chunks, a pending request, delays and counts; for a new episode or after a hold."""
         self._chunk: ActionChunk | None = None
         self._start = -math.inf  # robot time of the chunk's action 0 [s]
         self._next_index = 0  # first index of the chunk that was neither commanded nor skipped
         self._consumed_at_request: int | None = None
         self._last_time = -math.inf
         self._counts = ScheduleCounts()
+        self._forecast.clear()
+        if self._ensemble is not None:
+            self._ensemble.clear()
 
     def wants_chunk(self, now: float) -> bool:
         """Whether an observation taken at ``now`` [s] should be sent to inference."""
@@ -131,6 +144,17 @@ class ChunkSchedule:
             raise ScheduleError("a chunk is already being inferred: deliver it, or cancel(), before the next request.")
         self._advance_clock(now)
         self._consumed_at_request = self._counts.consumed
+
+    def continuation(self, now: float) -> Continuation | None:
+        """Returns what a chunk requested at ``now`` [s] has to agree with; None if with nothing, or in other modes."""
+        if self.mode not in CONTINUING or self._chunk is None:
+            return None
+        left = self._chunk.actions[max(0, self._elapsed_steps(now)) :]
+        if len(left) == 0:
+            return None
+        delay = self._forecast.steps()
+        horizon = max(delay, self.execution_horizon)
+        return Continuation(actions=left, delay=delay, horizon=horizon, hard=self.mode == "hard_prefix")
 
     def cancel(self) -> None:
         """Forgets the pending request, for an inference that failed."""
@@ -153,10 +177,12 @@ class ChunkSchedule:
         delay_steps = 0 if begun is None else self._counts.consumed - begun
         self._consumed_at_request = None
         status = self._status(chunk, now)
+        # Before the first chunk nothing can be consumed; then the time it took is the best guess.
+        self._forecast.add(delay_steps if self._chunk is not None else math.ceil(self._late_steps(chunk, now)))
         if status != "accepted":
             self._count(dropped=1)
             return Delivery(status=status, delay_steps=delay_steps)
-        self._chunk = chunk
+        self._chunk = chunk if self._ensemble is None else self._ensemble.add(chunk)
         self._start = now if self.mode == "hold_last" else chunk.stamp
         self._next_index = 0
         self._count(chunks=1)
@@ -173,7 +199,7 @@ class ChunkSchedule:
         self._advance_clock(now)
         if self._chunk is None:
             return None
-        last = (self.chunk_length if self.mode == "asynchronous" else self.execution_horizon) - 1
+        last = (self.chunk_length if self._plays_on else self.execution_horizon) - 1
         elapsed = self._elapsed_steps(now)
         index = min(elapsed, last)
         held = elapsed > last
@@ -215,10 +241,13 @@ class ChunkSchedule:
     def _status(self, chunk: ActionChunk, now: float) -> str:
         if self._chunk is not None and chunk.stamp <= self._chunk.stamp:
             return "out_of_order"
-        late_steps = math.floor((now - chunk.stamp) / self.control_dt + TIME_TOLERANCE)
-        if self.mode == "asynchronous" and late_steps >= self.chunk_length:
+        if self._plays_on and math.floor(self._late_steps(chunk, now) + 2 * TIME_TOLERANCE) >= self.chunk_length:
             return "expired"
         return "accepted"
+
+    def _late_steps(self, chunk: ActionChunk, now: float) -> float:
+        """Control steps since the chunk's observation, a little less so that whole numbers round up to themselves."""
+        return (now - chunk.stamp) / self.control_dt - TIME_TOLERANCE
 
     def _count(self, **increments: int) -> None:
         self._counts = ScheduleCounts(

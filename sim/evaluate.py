@@ -137,7 +137,12 @@ def _probe(
             execution_horizon=config.execution_horizon,
             control_dt=policy.control_dt,
         )
-        return policy, measure_latency(policy, sim, seed)
+        if "hard-prefix" in (config.mode, *config.other_modes) and not policy.max_prefix:
+            raise ConfigError(
+                "mode hard-prefix needs a policy that was trained to continue a given beginning, but this one was not "
+                "(its max_prefix is 0): train with --max-prefix, or use real-time-chunking, which needs no training."
+            )
+        return policy, measure_latency(policy, sim, seed, mode=MODES[config.mode])
     finally:
         sim.close()
 

@@ -33,7 +33,9 @@ class EvaluateConfig:
     overwrite: bool = False  # replace results that are in that folder already
     episodes: int = 200  # test episodes, one seed each; 5 for a smoke test, 50 while developing, 200 to report
     split: str = "test"  # where seeds come from: test [1e6, 2e6), validation [1e5, 2e5) or demos [0, 1e5)
-    mode: str = "async"  # while the policy computes: async (old chunk plays on), hold-last, or frozen (physics waits)
+    # while the policy computes: async (old chunk plays on), hold-last, frozen (physics waits), temporal-ensembling,
+    # real-time-chunking, or hard-prefix (for a policy trained with --max-prefix)
+    mode: str = "async"
     latency_ms: str = "measured-p50"  # delay in the loop [ms]: a number, measured-p50 or measured-p99
     also: str = NONE  # more modes to play the same seeds in, comma-separated, or none
     references: str = ",".join(REFERENCES)  # who else plays, comma-separated: expert, hold-still, random; or none

@@ -7,7 +7,9 @@ computer has nothing else to do; and it is measured again during the run, for th
 import math
 import time
 
+from policy.rtc import Continuation
 from policy.runner import Policy
+from policy.schedule import CONTINUING
 from sim.arm_sim import ArmSim
 from sim.statistics import percentiles_ms
 from wam.errors import ConfigError, unknown_name
@@ -43,7 +45,9 @@ def parse_latency(text: str) -> float | str:
     return value
 
 
-def measure_latency(policy: Policy, sim: ArmSim, seed: int, *, chunks: int = MEASURED_CHUNKS) -> dict[str, float]:
+def measure_latency(
+    policy: Policy, sim: ArmSim, seed: int, *, chunks: int = MEASURED_CHUNKS, mode: str = "asynchronous"
+) -> dict[str, float]:
     """Times observation to action chunk, preprocessing included and rendering not.
 
     Args:
@@ -51,6 +55,7 @@ def measure_latency(policy: Policy, sim: ArmSim, seed: int, *, chunks: int = MEA
         sim: Where the observations come from; reset here.
         seed: Of the scene.
         chunks: How many to time, after a warm-up.
+        mode: Of ``policy.schedule``; in those that continue a chunk every chunk continues the one before.
 
     Returns:
         ``percentiles_ms`` of the wall times.
@@ -58,11 +63,14 @@ def measure_latency(policy: Policy, sim: ArmSim, seed: int, *, chunks: int = MEA
     sim.reset(seed)
     policy.reset()
     observation = sim.observation()
-    times_ms = []
+    times_ms, known = [], {}
     for number in range(WARM_UP_CHUNKS + chunks):
         begun = time.perf_counter()
-        policy.infer(observation, noise_seed=number)
+        chunk = policy.infer(observation, noise_seed=number, **known)
         times_ms.append(1e3 * (time.perf_counter() - begun))
+        if mode in CONTINUING:
+            hard = mode == "hard_prefix"
+            known = {"continuation": Continuation(actions=chunk.actions[1:], delay=1, horizon=4, hard=hard)}
     return percentiles_ms(times_ms[WARM_UP_CHUNKS:])
 
 

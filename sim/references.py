@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from policy.rtc import Continuation
 from policy.runner import Policy
 from sim.arm_sim import ArmSim
 from sim.experts import ScriptedExpert
@@ -35,9 +36,10 @@ class PolicyPlanner:
         """Forgets the last episode."""
         self._policy.reset()
 
-    def plan(self, observation: Observation, noise_seed: int) -> ActionChunk:
+    def plan(self, observation: Observation, noise_seed: int, continuation: Continuation | None = None) -> ActionChunk:
         """Asks the policy."""
-        return self._policy.infer(observation, noise_seed=noise_seed)
+        known = {} if continuation is None else {"continuation": continuation}
+        return self._policy.infer(observation, noise_seed=noise_seed, **known)
 
 
 class ExpertPlanner:
@@ -52,7 +54,7 @@ class ExpertPlanner:
         self._sim = sim
         self._expert = ScriptedExpert(sim, np.random.default_rng(seed))
 
-    def plan(self, observation: Observation, noise_seed: int) -> ActionChunk:
+    def plan(self, observation: Observation, noise_seed: int, continuation: Continuation | None = None) -> ActionChunk:
         """Returns the expert's next target."""
         return _chunk(self._expert.act()[None], observation, self._sim.control_dt)
 
@@ -70,7 +72,7 @@ class HoldStillPlanner:
         """Remembers the first pose."""
         self._pose, self._control_dt = sim.proprio(), sim.control_dt
 
-    def plan(self, observation: Observation, noise_seed: int) -> ActionChunk:
+    def plan(self, observation: Observation, noise_seed: int, continuation: Continuation | None = None) -> ActionChunk:
         """Returns that pose, H times."""
         return _chunk(np.tile(self._pose, (self.chunk_length, 1)), observation, self._control_dt)
 
@@ -89,7 +91,7 @@ class RandomPlanner:
         """Notes the control rate."""
         self._control_dt = sim.control_dt
 
-    def plan(self, observation: Observation, noise_seed: int) -> ActionChunk:
+    def plan(self, observation: Observation, noise_seed: int, continuation: Continuation | None = None) -> ActionChunk:
         """Returns a fresh random walk."""
         rng = np.random.default_rng(noise_seed)
         limit = self._speed * self._control_dt

@@ -6,13 +6,13 @@ videos and pictures relative links: the folder can be copied or served from anyw
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sim.plots import latency_histogram, loss_curves, progress_curves, success_bars
+from sim.plots import latency_histogram, loss_curves, progress_curves, success_bars, timing_panels
 from sim.results import percent
 
 __all__ = ["PipelineView", "Stage", "render_report", "write_report"]
@@ -22,6 +22,9 @@ MODES_IN_WORDS = {
     "frozen": "physics waits while the policy computes, which no robot can do",
     "hold-last": "the robot holds its last command while the policy computes",
     "async": "the old chunk plays on while the policy computes the next one",
+    "temporal-ensembling": "the mean of all chunks that planned for an instant plays",
+    "real-time-chunking": "the old chunk plays on, and the next one is guided towards it",
+    "hard-prefix": "the old chunk plays on, and the next one begins with it",
 }
 OUTCOMES_IN_WORDS = {
     "success": "solved, and held for half a second",
@@ -47,6 +50,7 @@ class PipelineView:
     command: str  # that runs them all
     stages: Sequence[Stage]
     losses: Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (steps, values)
+    ros: Mapping[str, Any] = field(default_factory=dict)  # episodes through ROS, with a "note" when there are none
 
     @property
     def total_seconds(self) -> float:
@@ -99,6 +103,7 @@ def render_report(results: Mapping[str, Any], *, videos_in: str = "", pipeline: 
         settings={**results["settings"], "n_steps": results["n_steps"]},
         pipeline=pipeline,
         losses=loss_curves(pipeline.losses, unit="training loss") if pipeline and pipeline.losses else "",
+        timing=timing_panels(pipeline.ros["samples"]) if pipeline and pipeline.ros.get("samples") else "",
     )
 
 

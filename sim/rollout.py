@@ -8,6 +8,9 @@ beside it and never feeds back.
 * ``frozen``: physics waits for the policy. What peers report; no robot can do it.
 * ``hold-last``: the robot holds the last command until the chunk is there, then plays it from its first action.
 * ``async``: the old chunk plays on and the new one takes over at the action whose time it is.
+* ``temporal-ensembling``: as async, and every command is the mean of all chunks that planned for its time.
+* ``real-time-chunking``: as async, and the new chunk is guided towards what the old one plays meanwhile.
+* ``hard-prefix``: the same for a policy that was trained to continue a given beginning.
 
 Progress, success and video frames are sampled every control_dt from reset on, whenever commands fall.
 """
@@ -19,6 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
+from policy.rtc import Continuation
 from policy.schedule import ChunkSchedule
 from sim.arm_sim import ArmSim
 from sim.errors import SimError
@@ -27,7 +31,14 @@ from wam.spec import ActionChunk, Observation
 
 __all__ = ["MODES", "OUTCOMES", "Episode", "LoopSettings", "Planner", "Watcher", "episode_noise_seed", "run_episode"]
 
-MODES = {"frozen": "frozen", "hold-last": "hold_last", "async": "asynchronous"}  # command line -> ChunkSchedule
+MODES = {  # command line -> ChunkSchedule
+    "frozen": "frozen",
+    "hold-last": "hold_last",
+    "async": "asynchronous",
+    "temporal-ensembling": "temporal_ensembling",
+    "real-time-chunking": "real_time_chunking",
+    "hard-prefix": "hard_prefix",
+}
 OUTCOMES = ("success", "timeout", "refused", "physics")
 
 
@@ -74,8 +85,11 @@ class Planner(Protocol):
     def start(self, sim: ArmSim, seed: int) -> None:
         """Begins an episode on a simulation that was just reset."""
 
-    def plan(self, observation: Observation, noise_seed: int) -> ActionChunk:
-        """Returns the chunk for an observation; all randomness comes from ``noise_seed``."""
+    def plan(self, observation: Observation, noise_seed: int, continuation: Continuation | None = None) -> ActionChunk:
+        """Returns the chunk for an observation; all randomness comes from ``noise_seed``.
+
+        ``continuation`` is what the chunk is to agree with, in the modes that continue; others may ignore it.
+        """
 
 
 class Watcher(Protocol):
@@ -191,8 +205,10 @@ class _Loop:
     def _plan(self) -> ActionChunk:
         noise_seed = episode_noise_seed(self._seed, len(self.latency_ms))
         observation = self._sim.observation() if self._planner.uses_images else _blind_observation(self._sim)
+        continuation = self._schedule.continuation(self._sim.time)
+        known = {} if continuation is None else {"continuation": continuation}
         begun = time.perf_counter()
-        chunk = self._planner.plan(observation, noise_seed)
+        chunk = self._planner.plan(observation, noise_seed, **known)
         self.latency_ms.append(1e3 * (time.perf_counter() - begun))
         return chunk
 

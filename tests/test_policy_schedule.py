@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.errors import ScheduleError
-from policy.schedule import MODES, ChunkSchedule, ScheduleCounts
+from policy.schedule import CONTINUING, MODES, ChunkSchedule, ScheduleCounts
 from wam.spec import ActionChunk
 
 LENGTH, HORIZON, DT = 6, 3, 0.1
+PLAY_ON = ("asynchronous", "temporal_ensembling", *CONTINUING)
 
 
 def make_schedule(mode: str, *, length: int = LENGTH, horizon: int = HORIZON) -> ChunkSchedule:
@@ -73,7 +74,7 @@ def test_every_action_comes_from_its_chunk_and_in_order(mode, latency_steps, len
     assert schedule.counts.consumed == len(fresh)
     assert schedule.counts.held == sum(entry.held for entry in commanded)
     assert schedule.counts.consumed + schedule.counts.skipped <= length * schedule.counts.chunks
-    always_late = mode == "asynchronous" and latency_steps >= length  # every chunk is over before it is there
+    always_late = mode in PLAY_ON and latency_steps >= length  # every chunk is over before it is there
     assert log.count(None) == (40 if always_late else latency_steps)
 
 
@@ -110,6 +111,57 @@ def test_asynchronous_bridges_a_latency_that_fits_into_the_chunk():
     indices = [None if entry is None else entry.index for entry in log]
     assert indices == [None, None, 2, 3, 4, 2, 3, 4, 2, 3, 4, 2, 3, 4]
     assert not any(entry.held for entry in log[2:])
+
+
+@pytest.mark.parametrize("mode", CONTINUING)
+@given(**loops)
+def test_modes_that_continue_play_like_asynchronous(mode, latency_steps, length, share, start):
+    horizon = horizon_of(length, share)
+    plain, log = drive("asynchronous", latency_steps, 40, length=length, horizon=horizon, start=start)
+    other, again = drive(mode, latency_steps, 40, length=length, horizon=horizon, start=start)
+    assert other.counts == plain.counts
+    for one, two in zip(log, again, strict=True):
+        assert (one is None) == (two is None)
+        assert one is None or (one.index, one.held) == (two.index, two.held)
+
+
+def test_a_continuation_is_what_lies_ahead_and_the_delay_that_was_consumed():
+    schedule = make_schedule("real_time_chunking", length=8, horizon=3)
+    assert schedule.continuation(0.0) is None  # nothing to agree with
+    schedule.request(0.0)
+    schedule.deliver(make_chunk(0.0, length=8), 0.2)
+    for now in (0.2, 0.3):
+        schedule.action(now)
+    first = schedule.continuation(0.3)  # nothing was consumed before the first chunk: its time is the guess
+    assert (first.delay, first.horizon, first.hard) == (2, 3, False)
+    np.testing.assert_array_equal(first.actions[:, 0], [3, 4, 5, 6, 7])  # action 3 is due now
+    schedule.request(0.3)
+    schedule.action(0.4)
+    schedule.deliver(make_chunk(0.3, length=8, first=100.0), 0.45)
+    schedule.action(0.5)
+    assert schedule.continuation(0.5).delay == 1  # one action was consumed meanwhile, whatever the clock says
+    assert make_schedule("asynchronous").continuation(0.0) is None
+
+
+def test_hard_prefix_asks_for_the_hard_form_and_an_exhausted_chunk_for_nothing():
+    schedule = make_schedule("hard_prefix")
+    schedule.deliver(make_chunk(0.0), 0.0)
+    assert schedule.continuation(0.1).hard
+    assert schedule.continuation(LENGTH * DT) is None
+
+
+def test_ensembling_commands_the_mean_of_every_plan_for_the_instant():
+    schedule = make_schedule("temporal_ensembling", horizon=1)
+    for step in range(4):  # chunk k plans 10 k for every instant
+        actions = np.full((LENGTH, 2), 10.0 * step, dtype=np.float32)
+        chunk = ActionChunk(actions=actions, stamp=step * DT, control_dt=DT, anchor=np.zeros(2, dtype=np.float32))
+        schedule.deliver(chunk, step * DT)
+        weights = np.exp(-0.01 * np.arange(step + 1))
+        expected = 10.0 * (weights * np.arange(step + 1)).sum() / weights.sum()
+        assert schedule.action(step * DT).action[0] == pytest.approx(expected, rel=1e-6)
+    schedule.reset()
+    schedule.deliver(make_chunk(0.0, first=5.0), 0.0)
+    assert schedule.action(0.0).action[0] == 5.0  # nothing of the episode before
 
 
 def test_an_asynchronous_chunk_that_comes_too_late_is_dropped_and_the_last_action_held():

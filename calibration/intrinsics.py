@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from calibration.board_views import only, plausible_corners
 from calibration.boards import Board
 from calibration.bundle import Adjustment, adjust, board_pose, board_poses
 from calibration.detection import Detection, check_detections
@@ -123,7 +124,7 @@ def _robust_fit(
     board: Board, views: list[Detection], model: str
 ) -> tuple[Adjustment, list[np.ndarray], list[Detection], list[tuple[str, str]]]:
     """Fit, inliers of each view, the views that stayed, and those that did not with the reason."""
-    plausible = [_plausible(board, view) for view in views]
+    plausible = [plausible_corners(board, view) for view in views]
     fit = _reweighted(board, views, model, _start(board, views, plausible, model))
     fit = _reweighted(board, views, model, _posed_again(board, views, plausible, model, fit))
     rejected: list[tuple[str, str]] = []
@@ -152,7 +153,7 @@ def _posed_again(
     lens = lens_from_parameters(model, fit.parameters, views[0].size_px)
     medians = [float(np.median(np.linalg.norm(residual, axis=1))) for residual in fit.residuals]
     for index in np.flatnonzero(np.array(medians) > 1.5 * np.median(medians)):
-        candidates = board_pose(board, _only(views[index], plausible[index]), lens)[:2]
+        candidates = board_pose(board, only(views[index], plausible[index]), lens)[:2]
         fits = [adjust(board, [views[index]], model, fit.parameters, pose[None], steps=0) for pose in candidates]
         errors = [float(np.median(np.linalg.norm(trial.residuals[0], axis=1))) for trial in fits]
         if min(errors) < medians[index]:
@@ -160,26 +161,9 @@ def _posed_again(
     return adjust(board, views, model, fit.parameters, poses, steps=0)
 
 
-def _plausible(board: Board, view: Detection) -> np.ndarray:
-    """(N,) bool: corners near where a plane would put them, with much room for distortion."""
-    plane = board.points[view.ids, :2].astype(np.float32)
-    extent = float(np.ptp(view.pixels, axis=0).max())
-    homography, _ = cv2.findHomography(plane, view.pixels.astype(np.float32), cv2.LMEDS)
-    if homography is None:
-        return np.ones(len(view), dtype=bool)
-    predicted = cv2.perspectiveTransform(plane.reshape(-1, 1, 2), homography).reshape(-1, 2)
-    distance = np.linalg.norm(predicted - view.pixels, axis=1)
-    good = distance < max(6 * float(np.median(distance)), 0.02 * extent, 2.0)
-    return good if good.sum() >= 6 else np.ones(len(view), dtype=bool)
-
-
-def _only(view: Detection, mask: np.ndarray) -> Detection:
-    return replace(view, ids=view.ids[mask], pixels=view.pixels[mask])
-
-
 def _start(board: Board, views: Sequence[Detection], inliers: Sequence[np.ndarray], model: str) -> Adjustment:
     """A first fit to the plausible corners."""
-    plausible = [_only(view, mask) for view, mask in zip(views, inliers, strict=True)]
+    plausible = [only(view, mask) for view, mask in zip(views, inliers, strict=True)]
     size = views[0].size_px
     best: Adjustment | None = None
     for guess in _first_lenses(board, plausible, model):
@@ -258,7 +242,7 @@ def _leave_out(
             [inliers[i].astype(float) for i in kept],
             steps=10,
         )
-        held = [_only(views[i], inliers[i]) for i in out]
+        held = [only(views[i], inliers[i]) for i in out]
         seen = adjust(board, held, model, part.parameters, fit.poses[out], steps=10, fixed_lens=True)
         errors += list(seen.residuals)
     return _rms(np.concatenate(errors)) if errors else float("nan")

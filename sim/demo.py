@@ -5,6 +5,7 @@ that is what a robot would feel; the frozen number, which peers report, stands b
 """
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import shutil
@@ -31,6 +32,7 @@ from sim.latency import parse_latency
 from sim.report import PipelineView, Stage, duration, write_report
 from sim.results import percent, write_json
 from sim.rollout import MODES
+from sim.splits import episode_seeds
 from sim.tasks import get_task
 from wam.config import preset
 from wam.errors import ConfigError, unknown_name
@@ -41,7 +43,9 @@ __all__ = ["RECIPES", "DemoConfig", "Recipe", "finish", "main", "stage_commands"
 logger = logging.getLogger(__name__)
 
 FORMAT = "wam-demo/1"
-MADE_HERE = ("dataset", "dataset.partial", "train", "bundle", "evaluate", STATE_FILE, "results.json", "report.html")
+MADE_HERE = ("dataset", "dataset.partial", "train", "bundle", "evaluate", "ros")
+MADE_HERE += (STATE_FILE, "results.json", "report.html")
+ROS_SEED = episode_seeds("test", 1, first=900_000)[0]  # first scene through ROS: a test scene that no row above uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,7 @@ class DemoConfig:
     mode: str = "async"  # while the policy computes: async (old chunk plays on), hold-last, or frozen (physics waits)
     latency_ms: str = "measured-p50"  # delay in the loop [ms]: a number, measured-p50 or measured-p99
     frozen: bool = True  # also judge on the same seeds in mode frozen, as peers do
+    ros_episodes: int = 20  # episodes through the real ROS graph, at wall-clock time; 0: none. Skipped without rclpy
     workers: int = 0  # processes of collection and evaluation; 0: one per CPU core. Does not change the result
 
     def __post_init__(self) -> None:
@@ -87,7 +92,7 @@ class DemoConfig:
         if self.mode not in MODES:
             raise ConfigError(unknown_name("mode", self.mode, MODES))
         parse_latency(self.latency_ms)
-        for name in ("episodes", "train_steps", "workers", "reference_episodes"):
+        for name in ("episodes", "train_steps", "workers", "reference_episodes", "ros_episodes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be 0 or more.")
         if self.test_episodes < 1:
@@ -120,10 +125,10 @@ class DemoConfig:
 
 
 def stage_commands(config: DemoConfig) -> list[StageCommand]:
-    """Returns the four stages as the commands a person would give."""
+    """Returns the stages as the commands a person would give; the last one only where ROS is there."""
     out, recipe = config.out, config.recipe
     workers = ["--workers", str(config.workers)]
-    return [
+    stages = [
         _stage(
             "collect",
             out / "dataset",
@@ -147,6 +152,26 @@ def stage_commands(config: DemoConfig) -> list[StageCommand]:
             made="results.json",
         ),
     ]
+    if config.ros_episodes and not ros_is_missing():
+        # The simulation may not know ROS: another process does.
+        argv = (
+            sys.executable,
+            "-m",
+            "ros_nodes.closed_loop",
+            "--bundle",
+            str(out / "bundle"),
+            "--out",
+            str(out / "ros"),
+        )
+        argv += ("--robot", config.robot, "--task", config.task, "--episodes", str(config.ros_episodes))
+        argv += ("--first-seed", str(ROS_SEED))
+        stages.append(StageCommand(name="ros", argv=argv, output=out / "ros/results.json"))
+    return stages
+
+
+def ros_is_missing() -> bool:
+    """Whether the episodes through ROS cannot be run here."""
+    return importlib.util.find_spec("rclpy") is None
 
 
 def finish(config: DemoConfig, state: DemoState) -> dict[str, Any]:
@@ -174,11 +199,13 @@ def finish(config: DemoConfig, state: DemoState) -> dict[str, Any]:
         "settings": state.settings,
         "evaluation": "evaluate/results.json",
         "rows": evaluation["rows"],
+        "ros": _through_ros(config),
     }
     pipeline = PipelineView(
         command=config.command(),
         stages=_stages_view(config, seconds),
         losses=_losses(config.out / "train/metrics.jsonl"),
+        ros=results["ros"],
     )
     write_report(evaluation, config.out / "report.html", videos_in="evaluate", pipeline=pipeline)
     write_json(config.out / "results.json", results)
@@ -187,11 +214,15 @@ def finish(config: DemoConfig, state: DemoState) -> dict[str, Any]:
 
 def summary(results: Mapping[str, Any]) -> str:
     """Returns the line that says how it went."""
+    ros = results["ros"]
+    loop = (
+        f"; through ROS {ros['successes']} of {ros['episodes']}" if not ros["note"] else f"; through ROS {ros['note']}"
+    )
     return (
         f"{results['task']}: {results['successes']} of {results['episodes']} test episodes solved "
         f"({percent(results['success_rate'])}, 95 % interval {percent(results['success_low'])} to "
         f"{percent(results['success_high'])}), chunk p50 {results['chunk_p50_ms']:.1f} ms, p99 "
-        f"{results['chunk_p99_ms']:.1f} ms, {duration(results['wall_seconds']['total'])} on {results['device']}"
+        f"{results['chunk_p99_ms']:.1f} ms, {duration(results['wall_seconds']['total'])} on {results['device']}{loop}"
     )
 
 
@@ -244,8 +275,19 @@ def _stages_view(config: DemoConfig, seconds: Mapping[str, float]) -> list[Stage
         "train": f"preset {config.preset}, {recipe.train_steps} steps, {imagining} the video loss",
         "export": "ONNX graphs, compared with the model",
         "evaluate": f"{config.test_episodes} test episodes, references and videos",
+        "ros": f"{config.ros_episodes} episodes through arm, guard and policy nodes",
     }
     return [Stage(name=name, seconds=value, note=notes.get(name, "")) for name, value in seconds.items()]
+
+
+def _through_ros(config: DemoConfig) -> dict[str, Any]:
+    """What the episodes through ROS gave, or a note on why there are none."""
+    path = config.out / "ros/results.json"
+    if config.ros_episodes and path.is_file():
+        return {"note": "", **json.loads(path.read_text())}
+    if not config.ros_episodes:
+        return {"note": "switched off with --ros-episodes 0"}
+    return {"note": "not run here: needs rclpy, of the extra 'ros' or of a sourced ROS 2 installation"}
 
 
 def _losses(path: Path) -> dict[str, tuple[list[float], list[float]]]:

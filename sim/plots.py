@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-__all__ = ["latency_histogram", "loss_curves", "progress_curves", "success_bars"]
+__all__ = ["latency_histogram", "loss_curves", "progress_curves", "success_bars", "timing_panels"]
 
 MAIN, OTHER, INK, GRID = "#0f766e", "#94a3b8", "#1e293b", "#e2e8f0"
 ROW_COLOURS = ("#0f766e", "#2563eb", "#d97706", "#64748b", "#be185d", "#7c3aed")
@@ -105,6 +105,35 @@ def loss_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *
         axes.set_ylabel(unit)
         axes.grid(axis="y", color=GRID)
         axes.legend(frameon=False, fontsize=9)
+        return _svg(figure)
+
+
+TIMINGS = {
+    "policy_deviation_ms": "policy tick: deviation from its period [ms]",
+    "guard_late_ms": "guard tick: lateness [ms]",
+    "image_age_p95_ms": "image age at a policy tick, p95 of a minute [ms]",
+    "observation_to_command_ms": "observation to first command [ms]",
+}
+
+
+def timing_panels(samples: Mapping[str, Sequence[float]]) -> str:
+    """Draws how a running ROS graph kept its time: one histogram per kind of sample; the outer 0.1 % in the end bins.
+
+    Args:
+        samples: By name of ``TIMINGS`` [ms]; empty ones are left out.
+    """
+    shown = {name: np.asarray(samples[name]) for name in TIMINGS if len(samples.get(name, ()))}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 2.3 * -(-len(shown) // 2)), layout="constrained")
+        for place, (name, values) in enumerate(shown.items(), start=1):
+            axes = figure.add_subplot(-(-len(shown) // 2), 2, place)
+            low, high = np.percentile(values, [0.1, 99.9])
+            axes.hist(np.clip(values, low, high), bins=45, color=MAIN, alpha=0.85)
+            p99 = float(np.percentile(values, 99))
+            axes.axvline(p99, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+            axes.set_title(f"p50 {np.percentile(values, 50):.1f}, p99 {p99:.1f}, max {values.max():.1f}", fontsize=9)
+            axes.set_xlabel(TIMINGS[name], fontsize=9)
+            axes.set_yticks([])
         return _svg(figure)
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from sim import demo
 from sim.demo import RECIPES, DemoConfig, main, stage_commands
 from sim.demo_stages import StageCommand, locked, open_state, run_stages
+from sim.plots import TIMINGS
 from sim.results import episode_record, summarise_rows, write_json
 from sim.rollout import Episode
-from sim.splits import SPLITS
+from sim.splits import SPLITS, episode_seeds, split_of
 from sim.statistics import percentiles_ms
 from sim.tasks import task_names
 from wam.cli import main as wam
@@ -268,6 +270,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, extra: list[st
         (["--latency-ms", "p50"], "unknown latency 'p50'"),
         (["--test-episodes", "0"], "test_episodes is 0 but must be at least 1"),
         (["--episodes", "-5"], "episodes is -5 but must be 0 or more"),
+        (["--ros-episodes", "-1"], "ros_episodes is -1 but must be 0 or more"),
     ],
 )
 def test_bad_arguments_are_one_message_and_status_2_before_anything_starts(
@@ -292,12 +295,47 @@ def test_every_task_has_a_recipe() -> None:
     assert set(RECIPES) == set(task_names())
 
 
+def test_episodes_through_ros_are_the_last_stage_where_ros_is_there(tmp_path: Path, monkeypatch) -> None:
+    config = DemoConfig(task="reach", out=tmp_path, ros_episodes=7)
+    monkeypatch.setattr(demo, "ros_is_missing", lambda: False)
+    last = stage_commands(config)[-1]
+    assert (last.name, last.output) == ("ros", tmp_path / "ros/results.json")
+    words = list(last.argv)
+    assert words[1:3] == ["-m", "ros_nodes.closed_loop"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert options["--bundle"] == str(tmp_path / "bundle")
+    assert options["--episodes"] == "7"
+    assert split_of(int(options["--first-seed"])) == "test"
+    assert int(options["--first-seed"]) not in episode_seeds("test", 10_000)
+    monkeypatch.setattr(demo, "ros_is_missing", lambda: True)
+    assert [stage.name for stage in stage_commands(config)] == ["collect", "train", "export", "evaluate"]
+
+
+def test_the_report_shows_what_came_through_ros_or_why_not(fake: tuple[Path, list[str]]) -> None:
+    out, command = fake
+    done = run(command)
+    assert "through ROS not run here: needs rclpy" in done.stdout
+    assert "Episodes through the real ROS graph: not run here: needs rclpy" in (out / "report.html").read_text()
+    assert json.loads((out / "results.json").read_text())["ros"]["note"]
+
+    samples = {name: [1.0, 2.0, 40.0] for name in TIMINGS}
+    loop = {"ros": "jazzy", "episodes": 20, "successes": 19, "samples": samples}
+    loop["numbers"] = {"chunk_rate_hz": 9.9, "image_age_p95_ms": 33.0}
+    loop["percentiles"] = {"observation_to_command_ms": {"p50": 41.0}}
+    (out / "ros").mkdir()
+    write_json(out / "ros/results.json", loop)
+    assert "through ROS 19 of 20" in run(command).stdout
+    page = (out / "report.html").read_text()
+    assert "<b>19 / 20</b>" in page
+    assert all(title in page for title in TIMINGS.values())
+
+
 def test_the_stages_are_commands_that_the_verbs_understand(tmp_path: Path) -> None:
     config = DemoConfig(
         task="push", out=tmp_path, episodes=7, train_steps=9, video_loss=False, seed=2, test_episodes=11
     )
     words = {each.name: list(each.argv) for each in stage_commands(config)}
-    assert list(words) == ["collect", "train", "export", "evaluate"]
+    assert list(words)[:4] == ["collect", "train", "export", "evaluate"]
 
     def option(verb: str, name: str) -> str:
         return words[verb][words[verb].index(name) + 1]

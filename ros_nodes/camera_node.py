@@ -14,8 +14,9 @@ from pathlib import Path
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
+from calibration.camera_info import read_camera_info
 from ros_nodes import messages, qos, spinning
-from ros_nodes.camera_info import camera_info, check_size, info_topic, known_lens, read_lens
+from ros_nodes.camera_info import camera_info, info_topic, known_lens
 from ros_nodes.capture import Capture, Frame, open_source
 from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health, Window
 from ros_nodes.parameters import declare, param
@@ -126,9 +127,7 @@ def _camera(robot: RobotSpec, name: str) -> CameraSpec:
 def _lens(robot: RobotSpec, camera: CameraSpec, calibration: str) -> LensSpec | None:
     if not calibration:
         return known_lens(robot, camera)
-    lens = read_lens(Path(calibration))
-    check_size(lens, camera, calibration)
-    return lens
+    return read_camera_info(Path(calibration), size_px=(camera.width_px, camera.height_px))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,9 @@
 """The guard: chunks and teleoperation in, limited commands out, at a steady rate whatever happens.
 
-Its own process, and numpy only: a policy that hangs, crashes or eats the memory cannot take it along. All judgement is
-``policy.guard``; this node turns messages into numbers and ticks. Time-outs count on the steady clock, because ROS time
-may jump or stand still (the core notices a jump at the next tick); on SIGTERM the arm is braked to a stop before the
-process ends.
+Its own process, and numpy only (but for a workspace to keep): a policy that hangs, crashes or eats the memory cannot
+take it along. All judgement is ``policy.guard``; this node turns messages into numbers and ticks. Time-outs count on
+the steady clock, because ROS time may jump or stand still (the core notices a jump at the next tick); on SIGTERM the
+arm is braked to a stop before the process ends.
 """
 
 import functools
@@ -30,7 +30,7 @@ from ros_nodes.graph import qos_mismatches
 from ros_nodes.parameters import declare, param
 from ros_nodes.timing import ChunkClock, TickTimes
 from wam.errors import ValueContractError
-from wam.robot import load_robot
+from wam.robot import RobotSpec, load_robot, robot_file
 
 __all__ = ["GuardNode", "GuardParameters", "main"]
 
@@ -64,7 +64,7 @@ class GuardNode(Node):
         p = declare(self, GuardParameters)
         self._robot = load_robot(p.robot)
         config = GuardConfig(require_heartbeat=p.require_heartbeat, time_scale=p.speed)
-        self._guard = Guard(self._robot, config)
+        self._guard = Guard(self._robot, config, forward_kinematics=_forward_kinematics(self._robot, p.robot))
         self._interface = p.interface or self._robot.command_interface
         self._period = 1.0 / self._robot.safety.guard_rate_hz
         self._times, self._chunk_clock = TickTimes(self._period), ChunkClock()
@@ -170,6 +170,16 @@ class GuardNode(Node):
         self._bad_state = ""
         values |= {"bad_states": str(self._bad_states), **self._times.jitter.summary("tick_jitter")}
         return Health(level=level, message=message, values=values)
+
+
+def _forward_kinematics(robot: RobotSpec, robot_file_name: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """(A,) positions → (3,) tool position [m], for a robot with a workspace to keep and a model to compute it with."""
+    if robot.safety.workspace is None or robot.kinematics is None:
+        return None
+    from calibration.kinematics import open_kinematics  # brings MuJoCo, which a guard otherwise does without
+
+    kinematics, joints = open_kinematics(robot, robot_file(robot_file_name)), len(robot.joints)
+    return lambda positions: kinematics.poses(positions[:joints])[0, :3, 3]
 
 
 def _now() -> float:

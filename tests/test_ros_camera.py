@@ -17,7 +17,6 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 
 from policy.wire import rgb_from_image, stamp_seconds  # noqa: E402
 from ros_nodes import qos  # noqa: E402
-from ros_nodes.camera_info import read_lens  # noqa: E402
 from ros_nodes.capture import Capture, Frame, open_source  # noqa: E402
 from ros_nodes.diagnostics import values_of  # noqa: E402
 from ros_nodes.errors import NodeError  # noqa: E402
@@ -152,31 +151,6 @@ def test_what_is_no_source_is_refused(tmp_path: Path, name: str, message: str) -
         next(iter([open_source(str(folder), width_px=1, height_px=1, rate_hz=1, fourcc="", loop=False).read()]))
 
 
-def test_a_calibration_file_is_read(tmp_path: Path) -> None:
-    lens = read_lens(calibration(tmp_path))
-    assert (lens.focal_px, lens.center_px, lens.width_px) == ((110.0, 111.0), (47.0, 48.0), 96)
-    assert lens.distortion == (0.1, -0.2, 0.001, 0.002, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": "plumb_bop"}, "did you mean 'plumb_bob'"),
-        ({"focal": ".nan"}, "finite numbers"),
-        ({"focal": -3}, "must be positive"),
-        ({"width": "wide"}, "not a camera calibration in ROS's format"),
-    ],
-)
-def test_a_broken_calibration_file_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(NodeError, match=message):
-        read_lens(calibration(tmp_path, **changes))  # type: ignore[arg-type]
-
-
-def test_a_missing_calibration_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NodeError, match="lens.yaml cannot be read"):
-        read_lens(tmp_path / "lens.yaml")
-
-
 def test_the_node_publishes_reports_a_frozen_picture_and_reconnects(tmp_path: Path, pictures: Path) -> None:
     (pictures / "1.png").unlink()
     lens = calibration(tmp_path)
@@ -214,7 +188,7 @@ def test_a_wrong_size_is_told_and_not_published(tmp_path: Path, pictures: Path) 
     ("parameters", "message"),
     [
         (("robot:=sim6", "camera:=frnt", "device:=x"), "did you mean 'front'?"),
-        (("robot:=sim6", "camera:=front", "device:=x", "calibration:=LENS"), "made for 64x96 images"),
+        (("robot:=sim6", "camera:=front", "device:=x", "calibration:=LENS"), "is for pictures of 64 x 96 px"),
     ],
 )
 def test_a_wrong_start_is_one_clear_error(tmp_path: Path, parameters: tuple[str, ...], message: str) -> None:

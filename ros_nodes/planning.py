@@ -1,0 +1,170 @@
+"""What an active policy node does: a tick takes an observation, the inference thread turns it into a chunk.
+
+Chunks are published from the inference thread the moment they exist; everything else happens in the executor's thread.
+"""
+
+import threading
+import time
+from collections import Counter
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage
+from trajectory_msgs.msg import JointTrajectory
+
+from policy.runner import Policy
+from policy.session import ChunkResult, PolicySession
+from ros_nodes import messages, qos
+from ros_nodes.diagnostics import ERROR, OK, WARN, Health, values_of
+from ros_nodes.imagination import Imagination
+from ros_nodes.policy_inputs import PolicyInputs
+from ros_nodes.policy_parameters import PolicyParameters
+from ros_nodes.policy_rivals import CHUNK_TOPIC, SESSION_KEY, Rivals
+from ros_nodes.timing import TickTimes
+from wam.errors import WamError
+from wam.robot import RobotSpec
+from wam.spec import Observation
+
+__all__ = ["GUARD_STATE_TOPIC", "IMAGINED_TOPIC", "Planning"]
+
+GUARD_STATE_TOPIC = "guard/state"
+IMAGINED_TOPIC = "policy/imagined/compressed"
+
+
+class Planning:
+    """Plans for a robot until it is closed.
+
+    Args:
+        node: Where to subscribe and publish.
+        policy: A warmed-up policy; belongs to the inference thread from now on.
+        robot: Its robot.
+        parameters: Of the node.
+        rivals: Told about every epoch of ours.
+        imagination: Draws what the policy expects to see; None does not.
+
+    Raises:
+        PolicyError: The mode is none that this policy can run.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        policy: Policy,
+        robot: RobotSpec,
+        parameters: PolicyParameters,
+        rivals: Rivals,
+        imagination: Imagination | None,
+    ) -> None:
+        self._node, self._robot, self._rivals, self._imagination = node, robot, rivals, imagination
+        # Later than the epoch of any policy before, in this life or another; the guard follows the latest
+        self.epoch = time.time_ns() // 1_000_000
+        rivals.own(self.epoch)
+        self._session = PolicySession(
+            policy,
+            robot,
+            parameters.mode,
+            execution_horizon=parameters.execution_horizon or None,
+            epoch=self.epoch,
+            on_result=self._on_result,
+        )
+        self._chunks = node.create_publisher(JointTrajectory, CHUNK_TOPIC, qos.CHUNK)
+        self._pictures = node.create_publisher(CompressedImage, IMAGINED_TOPIC, qos.SENSOR)
+        self._consumption = node.create_subscription(DiagnosticStatus, GUARD_STATE_TOPIC, self._on_guard, qos.STATE)
+        self._inputs = PolicyInputs(node, robot, parameters.task)
+        self._times = TickTimes(1.0 / parameters.rate_hz)
+        self._lock = threading.Lock()  # of what both threads write
+        self._counts: Counter[str] = Counter()
+        self._error = ""  # of the last inference that failed since the last report
+        self._submitted: Observation | None = None
+
+    def close(self) -> None:
+        """Ends inference, then everything else."""
+        self._session.close()
+        self._inputs.close()
+        self._node.destroy_subscription(self._consumption)
+        for publisher in (self._chunks, self._pictures):
+            self._node.destroy_publisher(publisher)
+
+    def reset(self) -> None:
+        """Begins an episode: earlier chunks and observations are forgotten."""
+        self._inputs.forget()
+        self._session.reset()
+
+    def tick(self, now: float, t: float) -> None:
+        """Takes the observation of robot time t [s], at steady time ``now`` [s], and hands it to the thread."""
+        self._times.tick(now)
+        if self._inputs.jumped(t):
+            self._session.reset()
+        if not self._inputs.task:
+            self._inputs.refuse("no instruction on policy/task, and no parameter 'task'", "task missing")
+            return
+        observation = self._inputs.align(t).observation
+        if observation is None:
+            return
+        if self._session.submit(observation):
+            self._submitted = observation
+        else:
+            self._count("ticks_busy")
+
+    def health(self) -> Health:
+        """How it goes; clears what is reported once."""
+        inputs = self._inputs
+        with self._lock:
+            counts, error, self._error = dict(self._counts), self._error, ""
+        problems = inputs.problems()
+        level, message = OK, "planning"
+        if inputs.take_refusal():
+            level, message = WARN, f"no observation: {inputs.last_refusal}"
+        if problems:
+            level, message = WARN, problems[0]
+        if error:
+            level, message = ERROR, f"inference failed: {error}"
+        if self._imagination is not None and self._imagination.problem:
+            level, message = max(level, WARN), self._imagination.problem
+        values = {
+            SESSION_KEY: self._rivals.session_value(self.epoch),
+            "task": inputs.task,
+            **counts,
+            **self._session.status(),
+            **self._times.jitter.summary("tick_jitter"),
+            **inputs.image_age.summary("image_age"),
+            "last_refusal": inputs.last_refusal,
+            **{f"refused {kind}": count for kind, count in sorted(inputs.refused.items())},
+        }
+        return Health(level=level, message=message, values=values)
+
+    def _on_guard(self, status: DiagnosticStatus) -> None:
+        values = values_of(status)
+        self._session.on_consumed(int(values["epoch"]), int(values["sequence"]), int(values["index"]))
+
+    def _on_result(self, result: ChunkResult) -> None:
+        """Runs in the inference thread."""
+        if result.chunk is None:
+            with self._lock:
+                self._counts["inferences_failed"] += 1
+                self._error = result.error
+            self._node.get_logger().error(f"inference failed: {result.error}", throttle_duration_sec=2.0)
+            return
+        self._rivals.own(result.epoch)
+        self.epoch = result.epoch
+        names = self._robot.action_names
+        self._chunks.publish(messages.chunk_trajectory(result.chunk, names, result.epoch, result.sequence))
+        self._count("chunks")
+        observation = self._submitted
+        if self._imagination is not None and observation is not None:
+            self._imagine(self._imagination, observation)
+
+    def _imagine(self, imagination: Imagination, observation: Observation) -> None:
+        if not self._pictures.get_subscription_count():
+            return
+        try:
+            message = imagination.draw(observation)
+        except WamError as error:
+            imagination.problem = f"no imagined picture: {error}"
+            return
+        if message is not None:
+            self._pictures.publish(message)
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self._counts[name] += 1

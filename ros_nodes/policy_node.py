@@ -1,0 +1,165 @@
+"""The policy: observations in, action chunks out, at a steady rate; the network runs in a thread of its own.
+
+A lifecycle node: *configure* opens the bundle and checks it against the robot (one clear error, and the node stays
+unconfigured while the guard holds the arm), *activate* listens and plans. With ``autostart`` it does both by itself.
+A tick without a usable observation plans nothing and is counted.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import Trigger
+
+from policy.load import load_policy
+from policy.runner import Policy
+from ros_nodes import spinning
+from ros_nodes.diagnostics import ERROR, WARN, DiagnosticsReporter, Health
+from ros_nodes.errors import GraphError
+from ros_nodes.imagination import Imagination
+from ros_nodes.parameters import declare
+from ros_nodes.planning import Planning
+from ros_nodes.policy_parameters import PolicyParameters
+from ros_nodes.policy_rivals import Rivals
+from wam.errors import WamError
+from wam.robot import RobotSpec, load_robot
+
+__all__ = ["PolicyNode", "PolicyParameters", "main"]
+
+LISTEN_S = 2.0  # before it starts by itself, a policy listens this long for another one: diagnostics come every second
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class PolicyNode(LifecycleNode):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self._p = declare(self, PolicyParameters)
+        self._born = time.monotonic()
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._idle = Health(level=WARN, message="not configured")  # what is said while nothing is planned
+        self._loaded: tuple[RobotSpec, Policy, Imagination | None] | None = None
+        self._planning: Planning | None = None
+        self._rivals = Rivals(self)
+        self._reporter = DiagnosticsReporter(self, self._health)
+        self.create_service(Trigger, "policy/reset", self._reset)
+        self.create_timer(1.0 / self._p.rate_hz, self._tick, clock=self._steady)
+        self._starting = self._p.autostart
+
+    def destroy_node(self) -> None:
+        """Ends inference first."""
+        self._stop("shut down")
+        super().destroy_node()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Opens the bundle."""
+        return self._transition("configure", self._load)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listens to the robot and plans, unless another policy does."""
+        return self._transition("activate", self._plan)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops planning; the guard brakes and holds."""
+        self._stop("configured, not active")
+        return SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Closes the bundle."""
+        self._stop("not configured")
+        self._loaded = None
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops planning for good."""
+        self._stop("shut down")
+        return SUCCESS
+
+    def _load(self) -> None:
+        p = self._p
+        robot = load_robot(p.robot)
+        policy = load_policy(
+            p.bundle, robot, backend=p.backend, n_steps=p.n_steps or None, threads=p.threads or None, device=p.device
+        )
+        imagination = None
+        if p.publish_imagined:
+            longest_s = robot.safety.chunk_age_s - 1.5 / p.rate_hz  # what the guard's patience leaves for a picture
+            imagination = Imagination(policy, robot, rate_hz=p.imagined_rate_hz, longest_s=longest_s)
+        self._loaded = (robot, policy, imagination)
+        self._idle = Health(level=WARN, message="configured, not active")
+        self.get_logger().info(f"bundle {p.bundle} on {policy.backend_name}, {policy.device}")
+
+    def _plan(self) -> None:
+        assert self._loaded is not None
+        rival = self._rivals.active()
+        if rival:
+            raise GraphError(f"another policy plans for this robot: {rival}. Stop one of them: both would move the arm")
+        robot, policy, imagination = self._loaded
+        self._planning = Planning(self, policy, robot, self._p, self._rivals, imagination)
+
+    def _transition(self, name: str, act: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            act()
+        except WamError as error:
+            problem = f"cannot {name}: {error}"
+            self.get_logger().error(problem)
+            self._idle = Health(level=ERROR, message=problem)
+            self._reporter.report()
+            return FAILURE
+        except Exception:  # rclpy would swallow it
+            self.get_logger().error(traceback.format_exc())
+            raise
+        return SUCCESS
+
+    def _stop(self, message: str) -> None:
+        if self._planning is not None:
+            self._planning.close()
+            self._planning = None
+        self._idle = Health(level=WARN, message=message)
+
+    def _tick(self) -> None:
+        if self._planning is not None:
+            if self._rivals.newer_than(self._planning.epoch):
+                self._yield()
+                return
+            self._planning.tick(time.monotonic(), self.get_clock().now().nanoseconds * 1e-9)
+        elif self._starting:
+            self._start()
+
+    def _start(self) -> None:
+        """One step of the autostart: configure, listen for a while, activate; a step that fails is the last."""
+        if self._loaded is None:
+            self._starting = self.trigger_configure() == SUCCESS
+        elif time.monotonic() > self._born + LISTEN_S:
+            self._starting = False
+            self.trigger_activate()
+
+    def _yield(self) -> None:
+        """The guard follows the policy that was started last, so an older one ends."""
+        problem = f"another policy took over: {self._rivals.active()}"
+        self.get_logger().error(problem)
+        self.trigger_deactivate()
+        self._idle = Health(level=ERROR, message=problem)
+
+    def _reset(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        answer.success = self._planning is not None
+        answer.message = "reset" if self._planning is not None else f"nothing to reset: {self._idle.message}"
+        if self._planning is not None:
+            self._planning.reset()
+        return answer
+
+    def _health(self) -> Health:
+        return self._idle if self._planning is None else self._planning.health()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the node."""
+    spinning.run(PolicyNode, argv)
+
+
+if __name__ == "__main__":
+    main()

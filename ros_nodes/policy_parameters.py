@@ -1,0 +1,36 @@
+"""Parameters of the policy node."""
+
+from dataclasses import dataclass, field
+
+from policy.load import AUTO, BACKENDS
+from policy.schedule import MODES
+from ros_nodes.parameters import param
+
+__all__ = ["PolicyParameters"]
+
+LIVE_MODES = tuple(mode for mode in MODES if mode != "frozen")  # on a robot the world does not wait
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyParameters:
+    """What a policy node is started with."""
+
+    bundle: str = field(metadata=param("folder of the policy bundle"))
+    robot: str = field(metadata=param("name or path of the robot file"))
+    backend: str = field(default=AUTO, metadata=param("what runs the network", choices=(AUTO, *BACKENDS)))
+    device: str = field(default=AUTO, metadata=param("where it runs", choices=(AUTO, "cpu", "cuda")))
+    threads: int = field(default=0, metadata=param("CPU threads of the network; 0 lets the backend choose", low=0))
+    n_steps: int = field(default=0, metadata=param("denoising steps per chunk; 0 takes the bundle's", low=0, high=1000))
+    mode: str = field(default="asynchronous", metadata=param("how chunks are joined", choices=LIVE_MODES))
+    execution_horizon: int = field(
+        default=0, metadata=param("actions after which a chunk is replaced; 0 takes half of it", low=0)
+    )
+    rate_hz: float = field(default=10.0, metadata=param("observations per second", unit="Hz", low=7, high=100))
+    task: str = field(default="", metadata=param("instruction until one arrives on policy/task; empty waits for it"))
+    autostart: bool = field(default=True, metadata=param("configure and activate without being told"))
+    publish_imagined: bool = field(
+        default=False, metadata=param("publish pictures of what the policy expects to see; needs torch")
+    )
+    imagined_rate_hz: float = field(
+        default=1.0, metadata=param("imagined pictures per second at the most", unit="Hz", low=0.05, high=5)
+    )

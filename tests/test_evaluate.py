@@ -213,6 +213,13 @@ def test_a_horizon_beyond_the_chunk_is_refused_before_anything_is_played(tmp_pat
         evaluate(config(tmp_path, execution_horizon=17), make_policy=NervousPolicy)
 
 
+def test_hard_prefix_needs_a_policy_that_was_trained_for_it(tmp_path: Path) -> None:
+    policy = NervousPolicy()
+    policy.max_prefix = 0
+    with pytest.raises(ConfigError, match="mode hard-prefix needs a policy that was trained to continue"):
+        evaluate(config(tmp_path, also="hard-prefix", latency_ms="50"), make_policy=lambda: policy)
+
+
 def test_a_policy_at_another_rate_is_refused(tmp_path: Path) -> None:
     class Faster(NervousPolicy):
         control_dt = 0.05

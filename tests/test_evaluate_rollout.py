@@ -1,10 +1,12 @@
 """Closed-loop semantics on a moving target: when latency matters, when it cannot, and that nothing else does."""
 
+import math
 import time
 
 import numpy as np
 import pytest
 
+from policy.rtc import Continuation
 from sim.errors import SimError
 from sim.rollout import LoopSettings, episode_noise_seed, run_episode
 from wam.errors import ConfigError, ValueContractError
@@ -90,6 +92,18 @@ class Follower:
         return chunk_of(np.full(CHUNK, self.sim.target), observation)
 
 
+class Continuing(Follower):
+    """Notes what it is to agree with, and plans 100 n + j."""
+
+    def start(self, sim: TargetSim, seed: int) -> None:
+        super().start(sim, seed)
+        self.requests: list[tuple[int, Continuation | None]] = []  # (tick, what plays meanwhile)
+
+    def plan(self, observation: Observation, noise_seed: int, continuation: Continuation | None = None) -> ActionChunk:
+        self.requests.append((self.sim.tick, continuation))
+        return chunk_of(100 * len(self.requests) + np.arange(CHUNK), observation)
+
+
 class Counter(Follower):
     """Plans 100 n + j: which chunk and which of its actions a command came from can be read off."""
 
@@ -158,6 +172,39 @@ def test_async_holds_when_the_old_chunk_runs_out() -> None:
     gaps = np.diff([tick for tick, _ in sim.commands])
     assert gaps.max() > 25  # the robot stood still for a while
     assert episode.outcome == "timeout"
+
+
+@pytest.mark.parametrize("mode", ["real-time-chunking", "hard-prefix"])
+@pytest.mark.parametrize("latency_s", [0.0, 0.06, 0.1, 0.25, 0.33])
+def test_what_a_chunk_continues_is_what_was_really_commanded_meanwhile(mode: str, latency_s: float) -> None:
+    sim, planner = TargetSim(), Continuing()
+    run_episode(sim, planner, settings(mode, latency_s, horizon=4), seed=0)
+    assert len(planner.requests) > 4
+    for number, (tick, known) in enumerate(planner.requests[:-2], start=1):
+        if number == 1:
+            assert known is None  # there was nothing to continue
+            continue
+        given = [value for at, value in sim.commands if at >= tick]
+        assert known.delay == math.ceil(latency_s / CONTROL_DT - 1e-9)
+        np.testing.assert_array_equal(known.actions[: known.delay, 0], given[: known.delay])
+        assert given[known.delay] == 100 * number + known.delay  # and from then on the new chunk commands
+        assert known.hard == (mode == "hard-prefix")
+
+
+def test_chunking_in_real_time_without_latency_is_async_on_a_planner_that_does_not_listen() -> None:
+    outcomes = []
+    for mode in ("async", "real-time-chunking"):
+        sim = TargetSim(speed=0.1)
+        outcomes.append((run_episode(sim, Continuing(), settings(mode, 0.1, 4), seed=0).progress, tuple(sim.commands)))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_ensembling_commands_means_of_overlapping_chunks() -> None:
+    sim = TargetSim()
+    run_episode(sim, Counter(), settings("temporal-ensembling", 0.0, horizon=1), seed=0)
+    share = np.exp(-0.01)
+    expected = (101 + share * 200) / (1 + share)  # the first chunk's second action and the second chunk's first
+    assert [value for _, value in sim.commands[:2]] == pytest.approx([100, expected])
 
 
 def test_outcomes_do_not_depend_on_the_machines_speed() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from policy.errors import BackendError, PolicyError
 from policy.load import load_policy
+from policy.rtc import Continuation
 from policy.runner import CACHED_PROMPTS, Policy
 from wam.config import preset
 from wam.errors import BundleError, ValueContractError
@@ -235,7 +236,10 @@ def bundle(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "onx"}, r"unknown backend 'onx' \(did you mean 'onnx'\?\); valid names: auto, onnx, tensorrt, torch, "),
+        (
+            {"backend": "onx"},
+            r"unknown backend 'onx' \(did you mean 'onnx'\?\); valid names: auto, onnx, tensorrt, torch, ",
+        ),
         ({"threads": 0}, "threads is 0 but must be at least 1"),
     ],
 )
@@ -321,3 +325,63 @@ def test_a_missing_runtime_is_named(bundle, repository, monkeypatch, backend, bl
     done = run_blocked(code, *blocked)
     assert message in done.stderr
     assert "BackendError" in done.stderr
+
+
+class ContinuingBackend(FakeBackend):
+    """Predicts its constant in one exact step from any level, and remembers the levels of every step."""
+
+    def denoise_step(self, actions, sigma, sigma_next):
+        self.levels = [*getattr(self, "levels", []), (sigma, sigma_next)]
+        clean = self.proprio + self.add
+        velocity = (actions - clean) / np.maximum(sigma, 1e-6)[:, None]
+        return (actions + velocity * (sigma_next - sigma)[:, None]).astype(np.float32)
+
+
+def trained_for_prefixes(longest: int = 3, **changes) -> Manifest:
+    manifest = make_manifest(**changes)
+    return dataclasses.replace(manifest, model=dataclasses.replace(manifest.model, max_prefix=longest))
+
+
+def playing(value: float, *, count: int = 12, **changes) -> Continuation:
+    actions = np.full((count, ROBOT.action_dim), value, dtype=np.float32)
+    return Continuation(**{"actions": actions, "delay": 2, "horizon": 5} | changes)
+
+
+@pytest.mark.parametrize("action_space", ["absolute", "relative"])
+def test_a_continued_chunk_begins_with_what_plays_meanwhile(action_space):
+    policy = Policy(make_manifest(action_space=action_space), ContinuingBackend())
+    observation = make_observation()
+    free = policy.infer(observation, noise_seed=0)
+    chunk = policy.infer(observation, noise_seed=0, continuation=playing(0.3))
+    before, after = np.abs(free.actions - 0.3)[:2], np.abs(chunk.actions - 0.3)[:2]
+    assert (after <= 0.2 * before + 1e-3).all()  # absolute targets, whatever the anchor is
+    np.testing.assert_allclose(chunk.actions[5:], free.actions[5:], atol=1e-5)
+    assert (chunk.stamp, chunk.control_dt) == (2.5, 0.1)
+
+
+def test_a_hard_continuation_copies_as_much_as_the_model_was_trained_for():
+    backend = ContinuingBackend()
+    policy = Policy(trained_for_prefixes(3), backend)
+    assert policy.max_prefix == 3
+    chunk = policy.infer(make_observation(), continuation=playing(0.3, delay=6, horizon=6, hard=True))
+    np.testing.assert_allclose(chunk.actions[:3], 0.3, atol=1e-6)
+    np.testing.assert_allclose(chunk.actions[3:], np.tile(make_observation().proprio, (13, 1)), atol=1e-5)
+    sigma, sigma_next = backend.levels[0]
+    assert (sigma[:3] == 0).all()
+    assert (sigma_next[:3] == 0).all()
+    assert (sigma[3:] == 1).all()
+
+
+def test_a_continuation_that_cannot_be_is_refused():
+    policy = Policy(make_manifest(), ContinuingBackend())
+    with pytest.raises(PolicyError, match="needs a model that was trained with clean prefixes"):
+        policy.infer(make_observation(), continuation=playing(0.3, hard=True))
+    narrow = Continuation(actions=np.zeros((4, 3), dtype=np.float32), delay=1, horizon=2)
+    with pytest.raises(PolicyError, match="continuation has width 3 but the policy acts on 7 axes"):
+        policy.infer(make_observation(), continuation=narrow)
+
+
+def test_a_continuation_longer_than_a_chunk_counts_as_far_as_the_chunk():
+    policy = Policy(make_manifest(), ContinuingBackend())
+    chunk = policy.infer(make_observation(), continuation=playing(0.3, count=40, delay=16, horizon=20))
+    np.testing.assert_allclose(chunk.actions, 0.3, atol=0.05)

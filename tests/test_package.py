@@ -214,8 +214,17 @@ def test_colcon_build_installs_a_ros_package(source_copy: Path, tmp_path: Path) 
     assert (share / "ament_index/resource_index/packages" / PACKAGE).is_file()
     assert (share / PACKAGE / "config/robots/sim6.yaml").is_file()
     assert (share / PACKAGE / "package.xml").is_file()
-    executable = tmp_path / "install" / PACKAGE / "lib" / PACKAGE / "wam"
-    assert os.access(executable, os.X_OK)
+    for folder, suffixes in {"launch": {".xml", ".py"}, "config": {".xml", ".yaml"}}.items():
+        sources = {path.name for path in (source_copy / folder).iterdir() if path.suffix in suffixes}
+        assert {path.name for path in (share / PACKAGE / folder).iterdir() if path.is_file()} == sources
+    scripts = {script.split(" = ")[0] for script in setup_arguments()["entry_points"]["console_scripts"]}
+    lib = tmp_path / "install" / PACKAGE / "lib" / PACKAGE
+    assert {path.name for path in lib.iterdir()} == scripts
+    for script in scripts:
+        assert os.access(lib / script, os.X_OK)
+        # Libraries may stand in a virtual environment that colcon knows nothing of.
+        assert (lib / script).read_text().startswith("#!/usr/bin/env python3\n")
+    executable = lib / "wam"
 
     # From another folder, with only the workspace's own setup script sourced.
     check = "import wam, wam.robot; print(wam.__file__); print(wam.robot.load_robot('sim6').name)"
@@ -224,3 +233,9 @@ def test_colcon_build_installs_a_ros_package(source_copy: Path, tmp_path: Path) 
     assert lines[0] == f"wam {wam.__version__}"
     assert Path(lines[1]).is_relative_to(tmp_path / "install")
     assert lines[2] == "sim6"
+    # Where there is an installed executable, that is what a launch file starts.
+    up = f"python -m ros_nodes.up sim --print bundle:={tmp_path}"
+    script = f". {tmp_path}/install/local_setup.sh && {up}"
+    printed = run(["sh", "-c", script], tmp_path, COLCON_CURRENT_PREFIX=str(tmp_path / "install")).stdout
+    assert f" {lib}/guard --ros-args -r __node:=guard" in printed
+    assert f"{share}/{PACKAGE}/config/guard.yaml" in printed

@@ -1,0 +1,11 @@
+"""``ros2 launch world_action_model bringup.launch.py``: for habit; everything stands in bringup.launch.xml."""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Returns what the XML file describes; arguments are passed on."""
+    return LaunchDescription([IncludeLaunchDescription(str(Path(__file__).with_suffix(".xml")))])

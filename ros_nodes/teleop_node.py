@@ -160,6 +160,7 @@ class TeleopNode(Node):
 
     def _why_silent(self) -> str:
         if isinstance(self._source, ReplaySource) and self._source.finished:
+            self.get_logger().info("the replay is over", once=True)
             return "the replay is over"
         if self._joy is not None and self.count_publishers(self._p.joy_topic) == 0:
             return f"nobody publishes {self._p.joy_topic}: start joy_node (ros2 run joy joy_node)"

@@ -185,7 +185,7 @@ class Replay:
 
 
 class ReplaySource:
-    """Plays recorded targets once: first slowly to their beginning, then at their own speed.
+    """Plays recorded targets once: first slowly to their beginning, then at their own speed, waiting for the arm.
 
     Args:
         robot: Limits.
@@ -207,9 +207,9 @@ class ReplaySource:
             self._when = self._approach = None
             self._jog.release()
             return None
-        if self._when is not None:
+        if self._when is not None and self._near(self._target(), measured):
             self._played += min(now - self._when, 0.1)  # a pause of this process must not become a jump
-        target = np.clip(self._replay.at(self._played), self._robot.lower, self._robot.upper)
+        target = self._target()
         if self._when is None and (self._approach is None or np.abs(target - self._approach).max() > ARRIVED):
             start = measured if self._approach is None else self._approach
             self._approach = self._jog.move((target - start) / LEAD, measured, now)
@@ -217,6 +217,13 @@ class ReplaySource:
         self._when = now
         self.finished = self._played >= self._replay.seconds
         return target
+
+    def _target(self) -> np.ndarray:
+        return np.clip(self._replay.at(self._played), self._robot.lower, self._robot.upper)
+
+    def _near(self, target: np.ndarray, measured: np.ndarray) -> bool:
+        joints = len(self._robot.joints)  # a gripper may be kept open by what it holds
+        return bool(np.abs(target - measured)[:joints].max() <= self._robot.safety.engage_error)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -12,7 +12,7 @@ import dataclasses
 import heapq
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,15 +59,22 @@ class Tick:
         return re.sub(r"-?\d+(\.\d+)?", "…", self.reason)
 
 
-def ticks(header: RecordingHeader, messages: Iterable[RecordedMessage], settings: TickSettings) -> Iterator[Tick]:
+def ticks(
+    header: RecordingHeader,
+    messages: Iterable[RecordedMessage],
+    settings: TickSettings,
+    *,
+    times_ns: Sequence[int] | None = None,
+) -> Iterator[Tick]:
     """Replays a recording at the control rate of its robot, from its first message to its last.
 
     Args:
         header: Of the recording.
         messages: Its messages, in the order of the file.
         settings: What makes a tick usable.
+        times_ns: Robot times of other ticks, increasing [ns], such as those of a policy that ran meanwhile.
     """
-    replay = _Replay(header, settings)
+    replay = _Replay(header, settings, times_ns)
     for message in _in_order(messages):
         replay.advance(message.log_ns)
         replay.take(message)
@@ -79,7 +86,7 @@ def ticks(header: RecordingHeader, messages: Iterable[RecordedMessage], settings
 class _Replay:
     """The messages so far, and the ticks that wait for the command at the end of their step."""
 
-    def __init__(self, header: RecordingHeader, settings: TickSettings) -> None:
+    def __init__(self, header: RecordingHeader, settings: TickSettings, times_ns: Sequence[int] | None) -> None:
         self._robot, self._settings = header.robot, settings
         self._buffer = ObservationBuffer(header.robot)
         self._task = settings.task or header.task
@@ -89,18 +96,21 @@ class _Replay:
         self._command: tuple[int, np.ndarray] | None = None  # the newest, with its time [ns]
         self._waiting: deque[Tick] = deque()
         self._finished: list[Tick] = []
-        self._first_ns: int | None = None
-        self._count = 0
+        self._times = None if times_ns is None else iter(times_ns)
+        self._next_ns: int | None = None  # time of the next tick
+        self._period_ns = NANO * header.robot.control_dt
+        self._first_ns = self._count = 0
         self._reach_ns = round(settings.reach_steps * header.robot.control_dt * NANO)
         self._gap_ns = round(settings.command_gap_s * NANO)
 
     def advance(self, now_ns: int) -> None:
         """Makes the ticks before a time; every message that had arrived by then has been taken."""
-        if self._first_ns is None:
+        if self._count == 0:
             self._first_ns = now_ns
-        while (time_ns := self._first_ns + round(self._count * NANO * self._robot.control_dt)) < now_ns:
-            self._waiting.append(self._observe(time_ns))
-            self._count += 1
+            self._next_ns = self._following_ns()
+        while self._next_ns is not None and self._next_ns < now_ns:
+            self._waiting.append(self._observe(self._next_ns))
+            self._next_ns = self._following_ns()
         while self._waiting and self._waiting[0].time_ns + self._reach_ns + self._gap_ns < now_ns:
             self._drop(f"nothing was commanded for more than {self._settings.command_gap_s:g} s")
 
@@ -140,6 +150,13 @@ class _Replay:
             self._task = message.data
         elif role == "episode":
             self._scene, self._success = _value(message, "episode"), _value(message, "success") == "true"
+
+    def _following_ns(self) -> int | None:
+        """Time of the tick after those asked for so far [ns]."""
+        count, self._count = self._count, self._count + 1
+        if self._times is not None:
+            return next(self._times, None)
+        return self._first_ns + round(count * self._period_ns)
 
     def _observe(self, time_ns: int) -> Tick:
         """The tick at a time, as it is until its action is known."""

@@ -118,6 +118,16 @@ def test_letting_go_of_a_replay_pauses_it(tmp_path):
     assert not source.finished
 
 
+def test_a_replay_waits_for_an_arm_that_does_not_follow(tmp_path):
+    actions = np.linspace(HOME, HOME + np.float32(1.0), 11, dtype=np.float32)
+    source = ReplaySource(
+        ROBOT, Replay.load(npz(tmp_path / "a.npz", action=actions, rate_hz=10.0), ROBOT), Jog(ROBOT, 1.0), None
+    )
+    targets = [source.command(HOME, step * DT) for step in range(500)]  # the guard was not engaged
+    assert np.abs(targets[-1] - HOME)[:6].max() < ROBOT.safety.engage_error + 0.03
+    assert not source.finished
+
+
 def test_replays_are_ordered_by_name(tmp_path):
     names = ROBOT.action_names[::-1]
     replay = Replay.load(npz(tmp_path / "a.npz", action=[HOME[::-1]], rate_hz=5.0, names=names), ROBOT)

@@ -1,0 +1,45 @@
+"""A process that sees what a policy would see, through the policy node's own inputs, and writes it down.
+
+Started as a script with parameters ``robot`` and ``out``; one JSON line per tick, at the robot's control rate.
+"""
+
+import hashlib
+import json
+
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
+
+from ros_nodes import spinning
+from ros_nodes.policy_inputs import PolicyInputs
+from wam.robot import load_robot
+
+
+class LiveAligner(Node):
+    """Ticks, aligns and notes."""
+
+    def __init__(self) -> None:
+        super().__init__("live_aligner")
+        robot = load_robot(self.declare_parameter("robot", "sim6").value)
+        self._out = open(self.declare_parameter("out", "").value, "w", buffering=1)  # noqa: SIM115  # for life
+        self._inputs = PolicyInputs(self, robot, "")
+        self.create_timer(robot.control_dt, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _tick(self) -> None:
+        time_ns = self.get_clock().now().nanoseconds
+        aligned = self._inputs.align(time_ns * 1e-9)
+        if aligned.observation is None:
+            return
+        seen = aligned.observation
+        line = {
+            "time_ns": time_ns,
+            "stamps": dict(aligned.stamps),
+            "task": seen.task,
+            "proprio": seen.proprio.tolist(),
+            "images": {name: hashlib.sha256(image.tobytes()).hexdigest() for name, image in seen.images.items()},
+        }
+        self._out.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    spinning.run(LiveAligner)

@@ -1,0 +1,157 @@
+"""From a hand on the arm to a training step, with real processes: record, convert, train, and the same observations."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("lerobot")
+
+from policy.wire import rgb_from_image, stamp_seconds
+from sim.arm_sim import ArmSim
+from sim.conversion import convert
+from sim.convert_config import ConvertConfig
+from sim.experts import ScriptedExpert
+from sim.recordings import RecordedMessage, Recording, read_header
+from sim.ticks import TickSettings, ticks
+from tests.ros_graph import Graph, Process
+from wam import cli
+from wam.dataset import load_episodes
+from wam.dataset_check import check_dataset
+from wam.robot import load_robot
+from wam.spec import OBS_STATE, image_key
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+ROBOT = load_robot("sim6")
+SEED, TASK = 3, "reach"
+# A message may reach one process just before a tick and the other just after it; a busy machine makes that longer.
+RACE_NS = 50_000_000
+EVERY_STATE = ("WAIT", "HOLD", "RUN_POLICY", "RUN_TELEOP", "FAULT")
+
+
+def expert_targets(path: Path) -> Path:
+    """What the scripted expert does in the scene that the arm node will show."""
+    sim = ArmSim(TASK, ROBOT)
+    sim.reset(SEED)
+    expert = ScriptedExpert(sim, np.random.default_rng(0))
+    targets = []
+    while not sim.finished and len(targets) < sim.max_steps:
+        targets.append(expert.act())
+        sim.step(targets[-1])
+    assert sim.finished
+    sim.close()
+    np.savez(path, action=np.stack(targets), rate_hz=ROBOT.control_rate_hz, names=ROBOT.action_names)
+    return path
+
+
+def insist(graph: Graph, service: str) -> None:
+    """Calls a service until it agrees."""
+
+    def agrees() -> bool:
+        graph.spin(0.1)
+        return graph.call(service).success
+
+    graph.until(agrees, f"{service} agrees")
+
+
+def finished(teleop: Process, replays: int) -> bool:
+    return teleop.output().count("the replay is over") == replays  # the log of the process before goes on
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """Two recorded episodes of a scripted teleoperation, and what a live aligner saw meanwhile."""
+    folder = tmp_path_factory.mktemp("session")
+    targets = expert_targets(folder / "targets.npz")
+    replay = ("robot:=sim6", "source:=replay", "dead_man:=none", f"replay_file:={targets}")
+    with Graph(folder) as graph:
+        graph.start("arm", "robot:=sim6", f"task:={TASK}", f"first_seed:={SEED}", "announce_task:=true")
+        graph.start("guard", "robot:=sim6")
+        graph.start("recorder", "robot:=sim6", f"folder:={folder / 'recordings'}")
+        graph.start("tests/live_aligner.py", "robot:=sim6", f"out:={folder / 'live.jsonl'}")
+        for episode in range(2):
+            insist(graph, "recorder/start")
+            teleop = graph.start("teleop", *replay)
+            insist(graph, "guard/engage")
+            graph.until(functools.partial(finished, teleop, episode + 1), "the replay is over")
+            graph.spin(0.5)
+            answer = graph.call("recorder/stop")
+            assert answer.success, answer.message
+        graph.spin(0.2)
+    live = [json.loads(line) for line in (folder / "live.jsonl").read_text().splitlines()]
+    return folder, live
+
+
+def test_live_inference_and_the_recording_saw_the_same(session):
+    folder, live = session
+    compared, same = 0, 0
+    for path in sorted((folder / "recordings").glob("*.mcap")):
+        header = read_header(path)
+        messages = list(Recording(header).messages())
+        pictures = {
+            (message.role, stamp_seconds(message.message.header.stamp)): rgb_from_image(message.message)
+            for message in messages
+            if message.role.startswith("image/")
+        }
+        first, last = messages[0].log_ns + 500_000_000, messages[-1].log_ns
+        seen = [tick for tick in live if first < tick["time_ns"] < last]
+        times = [tick["time_ns"] for tick in seen]
+        replayed = list(ticks(header, messages, TickSettings(states=EVERY_STATE), times_ns=times))
+        for tick, again in zip(seen, replayed, strict=True):
+            for name, digest in tick["images"].items():
+                # Every picture that was seen live is in the recording, bit for bit.
+                picture = pictures[f"image/{name}", tick["stamps"][f"observation.images.{name}"]]
+                assert hashlib.sha256(picture.tobytes()).hexdigest() == digest
+            if again.observation is None or tick["stamps"] != again.stamps:
+                continue
+            same += 1
+            assert tick["task"] == again.observation.task
+            np.testing.assert_array_equal(np.float32(tick["proprio"]), again.observation.proprio)
+            assert tick["images"] == {
+                name: hashlib.sha256(image.tobytes()).hexdigest() for name, image in again.observation.images.items()
+            }
+        arrivals = {(key, stamp): when for key, stamp, when in _arrivals(messages)}
+        for tick, again in zip(seen, replayed, strict=True):
+            for key, stamp in tick["stamps"].items():
+                newer = arrivals[key, max(stamp, again.stamps[key])]
+                assert stamp == again.stamps[key] or abs(tick["time_ns"] - newer) < RACE_NS
+        compared += len(seen)
+    print(f"\n{same} of {compared} ticks are the same in every stream; the others raced with a message")
+    assert compared > 40
+    assert same > compared / 4
+
+
+def _arrivals(messages: list[RecordedMessage]) -> Iterator[tuple[str, float, int]]:
+    """Stream, stamp [s] and arrival [ns] of what is aligned."""
+    for message in messages:
+        kind, _, camera = message.role.partition("/")
+        if kind in ("image", "state"):
+            key = image_key(camera) if kind == "image" else OBS_STATE
+            yield key, stamp_seconds(message.message.header.stamp), message.log_ns
+
+
+def test_the_recording_becomes_a_dataset_that_trains(session, tmp_path, capsys):
+    folder, _ = session
+    result = convert(ConvertConfig(recordings=(folder / "recordings",), out=tmp_path / "dataset", source="teleop"))
+    summary = check_dataset(result.out, ROBOT)
+    assert summary.episodes >= 2
+    assert all(file.frames > 10 for file in result.files), [file.to_dict() for file in result.files]
+    assert any("the guard was in HOLD" in file.dropped for file in result.files)
+    episodes = load_episodes(result.out, ROBOT, (96, 96), cache=tmp_path / "frames")
+    wanted = np.load(folder / "targets.npz")["action"]
+    # The commanded path ends where the expert's does, and what was measured follows it.
+    assert np.abs(episodes.action[-1] - wanted[-1])[:6].max() < 0.05
+    assert np.abs(episodes.action - episodes.proprio)[:, :6].max() < 0.2
+    assert episodes.frames.std() > 10
+    run = tmp_path / "run"
+    options = "--preset micro --steps 4 --batch-size 4 --validate-every 2 --save-every 4 --warmup-steps 1 --device cpu"
+    assert cli.main(["train", "--dataset", str(result.out), "--out", str(run), *options.split()]) == 0
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [value for line in metrics for name, value in line.items() if "loss" in name]
+    assert losses
+    assert np.isfinite(losses).all()

@@ -1,11 +1,11 @@
-"""``ros2 launch world_action_model bringup.launch.py``: for habit; everything stands in bringup.launch.xml."""
+"""For habit: ``ros2 launch world_action_model bringup.launch.py``; everything stands in bringup.launch.xml."""
 
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import get_launch_description_from_any_launch_file
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Returns what the XML file describes; arguments are passed on."""
-    return LaunchDescription([IncludeLaunchDescription(str(Path(__file__).with_suffix(".xml")))])
+    """Returns what the XML file describes, so that its arguments are this file's arguments."""
+    return get_launch_description_from_any_launch_file(str(Path(__file__).with_suffix(".xml")))

@@ -127,7 +127,7 @@ def test_python_launch_files_only_include_the_xml(path: Path) -> None:
     thin = path.with_suffix(".py")
     tree = ast.parse(thin.read_text())
     imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imports == {"pathlib", "launch", "launch.actions"}
+    assert imports == {"pathlib", "launch", "launch.launch_description_sources"}
     assert 'with_suffix(".xml")' in thin.read_text()
     assert len(thin.read_text().splitlines()) < 20
 

@@ -27,6 +27,7 @@ from wam.robot import RobotSpec
 from wam.transforms import Transforms
 
 __all__ = [
+    "FROZEN_FOLDER",
     "Checkpoint",
     "CheckpointInfo",
     "describe_checkpoint",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+FROZEN_FOLDER = "frozen"  # of a run: autoencoder and image encoder, which never change and no checkpoint holds
 MODEL_FILE, TRAINING_FILE, DESCRIPTION_FILE = "model.safetensors", "training.safetensors", "checkpoint.json"
 KEPT_CHECKPOINTS = 2  # the newest and the one before it, in case the newest turns out to be unreadable
 VERSIONED = ("torch", "numpy", "lerobot", "mujoco")
@@ -174,6 +176,9 @@ def load_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> Checkpoint
     info = describe_checkpoint(path, robot=robot)
     model = WorldActionModel(info.config)
     _load_weights(model, _tensors(info.weights), info.path)
+    frozen = info.path.parent.parent / FROZEN_FOLDER
+    if info.config.tokenizer == "vae" and frozen.is_dir():
+        model.tokenizer.load(frozen)
     return Checkpoint(
         model=model.eval().requires_grad_(False),
         config=info.config,

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wam.checkpoint import find_checkpoint, load_training_state, save_checkpoint
 from wam.errors import CheckpointError
 from wam.model import WorldActionModel
+from wam.pretrained import start_from_wan
 from wam.stages import STAGES
 from wam.train_config import TrainConfig
 from wam.training_data import TrainingData
@@ -47,9 +48,11 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
             model.tokenizer.fit(torch.from_numpy(data.tokenizer_images()))
         else:
             model.load_state_dict(data.base.model.state_dict())
+    start_from_wan(model, config.out, config.wan, config.weights, fresh=found is None and data.base is None)
     model.to(device)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(STAGES[config.stage].trains(name))
+        frozen = config.freeze_video and name.startswith("experts.video.")
+        parameter.requires_grad_(STAGES[config.stage].trains(name) and not frozen)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],

@@ -72,9 +72,8 @@ class _Loop:
         self.config, self.data, self.run, self.device, self.bar = config, data, run, device, bar
         self.stage = STAGES[config.stage]
         self.stop = False
-        self.validation_batch = make_batch(
-            data.episodes, data.validation.spread(VALIDATION_FRAMES), data.model_config, data.transforms
-        )
+        frames = data.validation.spread(VALIDATION_FRAMES)
+        self.validation_batch = make_batch(data.episodes, frames, data.model_config, data.transforms, data.prompts)
 
     def run_to_end(self) -> int:
         """Runs until the last step or a stop request."""
@@ -110,7 +109,7 @@ class _Loop:
         started = time.perf_counter()
         run, config, data = self.run, self.config, self.data
         frames = data.training.draw(run.step, config.batch_size)
-        batch = make_batch(data.episodes, frames, data.model_config, data.transforms).to(self.device)
+        batch = make_batch(data.episodes, frames, data.model_config, data.transforms, data.prompts).to(self.device)
         generator = torch.Generator().manual_seed(config.seed * SEED_STRIDE + run.step)
         rate = learning_rate(run.step, config)
         for group in run.optimizer.param_groups:

@@ -25,6 +25,13 @@ class TrainConfig:
     stage: str = "full"  # full: everything; distill: the action expert learns to need one step, starting from --init
     init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
     preset: str = "tiny"  # model preset; with --init that of the checkpoint
+    wan: Path | None = (
+        None  # wan presets: folder of Wan weights in diffusers' form (transformer, vae, text_encoder, ...)
+    )
+    weights: Path | None = (
+        None  # wan presets: Fast-WAM (.pt) or LeRobot checkpoint in place of the folder's transformer
+    )
+    freeze_video: bool = False  # keep the video expert as it is: only the action expert and what it reads are trained
     steps: int = 1500  # optimiser steps
     batch_size: int = 32  # observations per step
     learning_rate: float = 3e-3  # peak of the cosine schedule; 1e-3 was clearly worse on this size

@@ -13,6 +13,7 @@ from wam.dataset import Episodes, join_episodes, load_episodes
 from wam.dataset_meta import read_meta
 from wam.errors import DatasetError
 from wam.normalise import Normaliser
+from wam.pretrained import embed_tasks
 from wam.robot import RobotSpec, load_robot
 from wam.train_config import TrainConfig
 from wam.transforms import Transforms
@@ -33,6 +34,7 @@ class TrainingData:
     training: FrameSampler
     validation: FrameSampler
     base: Checkpoint | None = None  # what the run starts from, if not from scratch
+    prompts: np.ndarray | None = None  # (tasks, T, W) embeddings of the instructions, where a text encoder makes them
 
     def tokenizer_images(self) -> np.ndarray:
         """(M', K, height, width, 3) uint8 images spread over the training episodes."""
@@ -73,6 +75,7 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         training=_sampler(config, episodes, training),
         validation=_sampler(config, episodes, held_out),
         base=base,
+        prompts=embed_tasks(model_config, config.wan, config.out / "cache" / "text", episodes.tasks),
     )
 
 

@@ -149,6 +149,14 @@ class VaeTokenizer(nn.Module):
                 frozen._apply(fn)
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "VaeTokenizer":
+        """A copy shares the frozen networks: averaged weights do not need them twice."""
+        copied = VaeTokenizer(self.config)
+        memo[id(self)] = copied
+        object.__setattr__(copied, "vae", self.vae)
+        object.__setattr__(copied, "image_encoder", self.image_encoder)
+        return copied
+
     def _vae(self) -> Any:
         if self.vae is None:
             raise ConfigError(_nothing_attached("video autoencoder"))

@@ -45,7 +45,9 @@ def validate(
     device = next(model.parameters()).device
     batch = batch.to(device)
     losses = stage.losses(model, teacher, batch, loss, torch.Generator().manual_seed(VALIDATION_SEED))
-    cross = model.cross_kv(batch.proprio, model.encode_prompt(batch.token_ids))
+    cross = model.cross_kv(
+        batch.proprio, model.encode_prompt(batch.token_ids), model.tokenizer.image_tokens(batch.images)
+    )
     context = model.encode_context_tokens(model.tokenizer.encode(batch.images), cross)
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     noise = torch.randn(batch.actions.shape, generator=generator).to(device)

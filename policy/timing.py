@@ -6,7 +6,7 @@ sleep. Wall time is what a robot feels; CPU time is reported beside it because i
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Contender:
     device: str  # device and CPU threads
     run: Callable[[], object]  # one chunk, or one rendered observation; returns when it is done
     before: Callable[[], object] | None = None  # untimed preparation of the next run
+    memory_mb: Mapping[str, float] | None = None  # what making it added: "rss" of the process, "gpu" of the device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 All contenders take turns (``policy.timing``): policy backends side by side, beside what a chunk cannot be faster than.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -18,18 +19,22 @@ import tyro
 from rich.console import Console
 
 from policy.load import BACKENDS
+from policy.roofline import DEVICES
 from policy.timing import Contender, Times, percentiles_ms, time_interleaved
 from sim.arm_sim import ArmSim
-from sim.bench_contenders import act_contender, policy_contenders, render_contender
-from sim.bench_report import device_line, latency_plot, results_table
+from sim.bench_contenders import act_contender, default_backends, policy_contenders, render_contender
+from sim.bench_floor import floors_ms
+from sim.bench_report import device_line, floor_lines, latency_plot, results_table
 from sim.provenance import provenance
 from wam.errors import ConfigError, unknown_name
+from wam.manifest import read_manifest
 from wam.robot import RobotSpec, load_robot
 
 __all__ = ["BenchConfig", "main", "run_bench"]
 
 logger = logging.getLogger(__name__)
 
+SUBCOMMANDS = {"fastwam": "sim.bench_fastwam", "geometry": "sim.bench_geometry"}  # wam bench NAME -> its module
 BUSY_LOAD = 0.5  # load average per core above which wall times say more about the machine's other work
 
 
@@ -41,11 +46,12 @@ class BenchConfig:
     preset: str = "tiny"  # model preset of that random bundle
     robot: str = "sim6"  # robot name or file
     task: str = "lift"  # scene that is rendered and seen
-    backends: tuple[str, ...] = ("onnx", "torch")  # inference backends to time
+    backends: tuple[str, ...] = ()  # inference backends to time; default: all that run here
     n_steps: tuple[int, ...] = (1, 2, 4, 10)  # denoising steps per chunk to time
     rounds: int = 50  # turns of each contender, each one cold call and four others; p99 needs at least 25
     threads: int = 0  # CPU threads of the onnx backend; 0: its own choice
     act: bool = True  # time LeRobot's ACT too
+    device_floor: str = ""  # device whose floor is computed, such as orin; default: the GPU at hand
     seed: int = 0  # of the scene and of the order
     out: Path = Path("runs/bench")  # folder for results.json and latency.png
 
@@ -53,6 +59,8 @@ class BenchConfig:
         for name in self.backends:
             if name not in BACKENDS:
                 raise ConfigError(unknown_name("backend", name, BACKENDS))
+        if self.device_floor and self.device_floor not in DEVICES:
+            raise ConfigError(unknown_name("device", self.device_floor, DEVICES))
         if self.rounds < 1 or not self.n_steps or min(self.n_steps) < 1:
             raise ConfigError(f"rounds {self.rounds} and n_steps {self.n_steps} must all be at least 1.")
         if self.threads < 0:
@@ -75,11 +83,13 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
         bundle = config.bundle or _untrained_bundle(folder, robot, config.preset)
         sim = stack.enter_context(closing(ArmSim(config.task, robot)))
         sim.reset(config.seed)
+        manifest = read_manifest(bundle)
+        floors = floors_ms(manifest.model, manifest.dtype, config.n_steps, config.device_floor)
         contenders = policy_contenders(
             bundle,
             robot,
             sim.observation(),
-            backends=config.backends,
+            backends=config.backends or default_backends(bundle),
             step_counts=config.n_steps,
             threads=config.threads or None,
         )
@@ -87,6 +97,7 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
         contenders.append(render_contender(sim, robot))
         times = time_interleaved(contenders, config.rounds, config.seed)
     results = _results(config, contenders, times, load_before)
+    results["floors_ms"] = floors
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     latency_plot(results, config.out / "latency.png")
@@ -113,13 +124,14 @@ def _results(
             "wall_ms": percentiles_ms(measured.wall),
             "cold_ms": percentiles_ms(measured.cold),
             "cpu_ms": percentiles_ms(measured.cpu),
+            "memory_mb": contender.memory_mb,
         }
     for name, row in rows.items():
         compared = "act" in rows and name not in ("act", "render")
         row["act_ratio"] = rows["act"]["wall_ms"]["p50"] / row["wall_ms"]["p50"] if compared else None
         row["act_ratio_cold"] = rows["act"]["cold_ms"]["p50"] / row["cold_ms"]["p50"] if compared else None
     return {
-        **provenance(", ".join(config.backends)),
+        **provenance(", ".join(dict.fromkeys(name.rsplit("_", 1)[0] for name in rows if name[-1].isdigit()))),
         "bundle": "random weights" if config.bundle is None else str(config.bundle),
         "rounds": config.rounds,
         "load_before": load_before,
@@ -128,12 +140,17 @@ def _results(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of ``wam bench``."""
+    """Command line of ``wam bench`` and of its sub-commands."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in SUBCOMMANDS:
+        return importlib.import_module(SUBCOMMANDS[arguments[0]]).main(arguments[1:])
     config = tyro.cli(BenchConfig, args=argv, prog="wam bench")
     results = run_bench(config)
     Console().print(results_table(results))
     if results["load_before"] > BUSY_LOAD * len(os.sched_getaffinity(0)):
         print(f"the machine was busy (load {results['load_before']:.1f}): trust the CPU times, not the wall times")
+    for line in floor_lines(results):
+        print(line)
     print(f"device:  {device_line(results)}")
     print(f"results: {config.out / 'results.json'}\nplot:    {config.out / 'latency.png'}")
     return 0

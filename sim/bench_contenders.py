@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from policy.cuda import Cuda, no_device_reason
+from policy.errors import BackendError
 from policy.load import load_policy
-from policy.timing import Contender
+from policy.tensorrt_plan import has_engines
+from policy.timing import Contender, resident_bytes
 from sim.arm_sim import ArmSim
 from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_STATE, Observation, image_key
 
-__all__ = ["Contender", "act_contender", "policy_contenders", "render_contender"]
+__all__ = ["Contender", "act_contender", "default_backends", "memory_bytes", "policy_contenders", "render_contender"]
 
 
 def policy_contenders(
@@ -43,7 +46,9 @@ def policy_contenders(
     """
     contenders = []
     for backend in backends:
+        before = memory_bytes()
         loaded = load_policy(bundle, robot, backend=backend, threads=threads if backend == "onnx" else None)
+        memory = {kind: max(0.0, now - before[kind]) / 1e6 for kind, now in memory_bytes().items()}
         for n_steps in step_counts:
             policy = loaded.with_steps(n_steps)
             contenders.append(
@@ -52,9 +57,28 @@ def policy_contenders(
                     what=f"ours, {backend}, {n_steps} step{'s' if n_steps > 1 else ''}",
                     device=policy.device,
                     run=lambda policy=policy: policy.infer(observation, noise_seed=0),
+                    memory_mb=memory,
                 )
             )
     return contenders
+
+
+def default_backends(bundle: Path) -> tuple[str, ...]:
+    """Returns what runs here: ONNX Runtime, torch, and on a GPU compiled torch and engines that were built."""
+    names = ["onnx", "torch"]
+    if not no_device_reason():
+        names.append("torch_compiled")
+        names += ["tensorrt"] if has_engines(bundle) else []
+    return tuple(names)
+
+
+def memory_bytes() -> dict[str, float]:
+    """Returns the memory in use: "rss" of this process, "gpu" of the device by all processes; 0 without one."""
+    try:
+        on_gpu = Cuda().memory_used()
+    except BackendError:
+        on_gpu = 0
+    return {"rss": float(resident_bytes()), "gpu": float(on_gpu)}
 
 
 def act_contender(robot: RobotSpec) -> Contender:

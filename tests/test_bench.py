@@ -9,8 +9,9 @@ from rich.console import Console
 
 from policy.timing import TURN_CALLS, Contender, time_interleaved
 from sim.bench import BenchConfig, main, run_bench
-from sim.bench_contenders import act_contender
-from sim.bench_report import device_line, latency_plot, results_table
+from sim.bench_contenders import act_contender, default_backends, memory_bytes
+from sim.bench_report import device_line, floor_lines, latency_plot, results_table
+from tests.fake_tensorrt import install, with_engines
 from wam.errors import BundleError, ConfigError, RobotSpecError
 from wam.robot import load_robot
 
@@ -29,11 +30,13 @@ def make_results() -> dict:
             "wall_ms": wall,
             "cpu_ms": wall,
             "cold_ms": cold,
+            "memory_mb": None if ratio is None else {"rss": 43.0, "gpu": 0.0},
             "act_ratio": ratio,
         }
         for name, ratio in (("onnx_4", 17.5), ("act", None), ("render", None))
     }
-    return {"device": "a computer, 2 cores", "rounds": 9, "rows": rows}
+    floors = {"orin": {"1": 0.25, "4": 0.5}}
+    return {"device": "a computer, 2 cores", "rounds": 9, "rows": rows, "floors_ms": floors}
 
 
 def test_every_round_gives_everybody_one_turn_in_a_new_order():
@@ -64,7 +67,7 @@ def test_table_holds_every_number():
     console = Console(width=80)
     with console.capture() as capture:
         console.print(results_table(make_results()))
-    for expected in ("row onnx_4", "2.00", "3.00", "4.00", "5.00", "6.00", "17.5", "9 rounds"):
+    for expected in ("row onnx_4", "2.00", "3.00", "4.00", "5.00", "6.00", "43", "17.5", "9 rounds"):
         assert expected in capture.get()
 
 
@@ -143,6 +146,7 @@ def test_the_real_bench_runs(tmp_path):
         ({"n_steps": (0,)}, "must all be at least 1"),
         ({"n_steps": ()}, "must all be at least 1"),
         ({"threads": -1}, "threads is -1 but must be 0"),
+        ({"device_floor": "orion"}, r"unknown device 'orion' \(did you mean 'orin'\?\)"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -157,3 +161,17 @@ def test_unknown_robot_and_bundle_are_refused_before_anything_is_timed(tmp_path,
     with pytest.raises(BundleError, match="is not a policy bundle"):
         run_bench(BenchConfig(bundle=tmp_path, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_floors_are_labelled_as_computed():
+    (line,) = floor_lines(make_results())
+    assert line == "floor:   Jetson AGX Orin 64 GB, computed, not measured, ms per chunk: 1 step 0.25, 4 steps 0.50"
+
+
+def test_every_backend_that_runs_here_is_timed_by_default(monkeypatch, micro_bundle, tmp_path):
+    assert default_backends(micro_bundle) == ("onnx", "torch")
+    install(monkeypatch)
+    assert default_backends(micro_bundle) == ("onnx", "torch", "torch_compiled")
+    with_gpu = with_engines(micro_bundle, tmp_path / "bundle")
+    assert default_backends(with_gpu) == ("onnx", "torch", "torch_compiled", "tensorrt")
+    assert memory_bytes().keys() == {"rss", "gpu"}

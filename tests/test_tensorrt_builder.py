@@ -70,6 +70,40 @@ def test_real_engines_of_the_tiny_model_on_the_command_line(rtx, tmp_path, capsy
     assert 50 < counts["layers"] < 250
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_real_attention_is_one_kernel_at_the_geometry_of_fastwam(rtx, tmp_path, dtype):
+    """Two layers of its action expert: width 1024, 24 heads of 128, 98 tokens of the observation, 32 actions."""
+    from wam.bundle_graphs import write_graphs
+    from wam.config import preset
+    from wam.export_source import RandomWeights
+    from wam.robot import load_robot
+
+    geometry = dataclasses.replace(
+        preset("tiny", load_robot("sim6")),
+        num_layers=2,
+        num_heads=24,
+        head_dim=128,
+        action_width=1024,
+        ffn_ratio=4,
+        image_size_px=(224, 224),
+        patch_px=16,
+        chunk_length=32,
+        prompt_length=128,
+        learned_positions=False,
+        action_prediction="velocity",
+    )
+    graphs = write_graphs(geometry, RandomWeights(geometry, 0), tmp_path, dtype=dtype)
+    keys = next(tensor for tensor in graphs["denoise"].inputs if tensor.name == "frame_keys_00")
+    assert (keys.shape, keys.dtype) == ((24, 98, 128), dtype)
+    plans = {name: build_plan(rtx, tmp_path / graph.file, WITHOUT_GPU) for name, graph in graphs.items()}
+    assert sum(plan.seconds for plan in plans.values()) < 300
+    denoise, context = plans["denoise"].counts, plans["context"].counts
+    assert (denoise["fused_attention"], denoise["bare_softmax"]) == (4, 0)  # self and cross attention of each block
+    assert (context["fused_attention"], context["bare_softmax"]) == (2, 0)  # the last block gives keys and values only
+    assert len(memoryview(plans["denoise"].data)) > 50e6  # the weights are in it, read from the bundle's one file
+
+
 def test_a_graph_that_is_none_is_refused_with_the_parsers_words(rtx, tmp_path):
     path = tmp_path / "noise.onnx"
     path.write_bytes(b"not a graph")

@@ -47,7 +47,7 @@ def distribution(requirement: str) -> str:
 
 def import_name(requirement: str) -> str:
     name = distribution(requirement)
-    return IMPORT_NAMES.get(name, name.replace("-", "_"))
+    return IMPORT_NAMES.get(name, name.removeprefix("ros-").replace("-", "_"))  # ROS's wheels: ros-sensor-msgs
 
 
 def imported_libraries() -> dict[str, str]:

@@ -34,7 +34,11 @@ __all__ = ["BenchConfig", "main", "run_bench"]
 
 logger = logging.getLogger(__name__)
 
-SUBCOMMANDS = {"fastwam": "sim.bench_fastwam", "geometry": "sim.bench_geometry"}  # wam bench NAME -> its module
+SUBCOMMANDS = {  # wam bench NAME -> its module
+    "fastwam": "sim.bench_fastwam",
+    "geometry": "sim.bench_geometry",
+    "seams": "sim.bench_seams",
+}
 BUSY_LOAD = 0.5  # load average per core above which wall times say more about the machine's other work
 
 

@@ -1,6 +1,7 @@
 """A guard with an arm, a policy and clocks around it, for tests; every input can be withheld or spoilt."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -11,6 +12,40 @@ ROBOT = load_robot("sim6")
 WIDTH = ROBOT.action_dim
 DT = 1 / ROBOT.safety.guard_rate_hz
 HOME = np.clip(np.zeros(WIDTH), ROBOT.lower + 0.3, ROBOT.upper - 0.3).astype(np.float64)
+FAR = HOME + 0.5
+
+# Chunks that must be dropped whole: what is replaced, and what the refusal says.
+MALFORMED = {
+    "nan": ({"positions": np.full((16, WIDTH), np.nan)}, "chunk holds nan for 'yaw' at point 0: dropped whole"),
+    "one inf": (
+        {"positions": np.where(np.arange(16)[:, None] == 9, np.inf, np.zeros(WIDTH))},
+        "inf for 'yaw' at point 9",
+    ),
+    "degrees of a disc": ({"positions": np.full((16, WIDTH), 4e4)}, "chunk holds 40000.0 for 'yaw'"),
+    "missing name": ({"names": ROBOT.action_names[:-1]}, "lacks gripper; robot 'sim6' has exactly yaw"),
+    "extra name": (
+        {"names": (*ROBOT.action_names, "tail"), "positions": np.zeros((16, WIDTH + 1))},
+        "has unknown tail",
+    ),
+    "wrong name": ({"names": ("jaw", *ROBOT.action_names[1:])}, "lacks yaw; has unknown jaw"),
+    "name twice": ({"names": (ROBOT.action_names[0], *ROBOT.action_names[:-1])}, "lacks gripper"),
+    "no names": ({"names": ()}, "joint names none: lacks yaw"),
+    "too wide": ({"positions": np.zeros((16, WIDTH + 1))}, "has 7 names for 8 columns"),
+    "empty": ({"positions": np.zeros((0, WIDTH)), "times_s": np.zeros(0)}, "chunk has 0 points but needs at least 2"),
+    "one point": (
+        {"positions": np.zeros((1, WIDTH)), "times_s": np.zeros(1)},
+        "chunk has 1 points but needs at least 2",
+    ),
+    "wrong length": ({"times_s": np.arange(15) * 0.1}, "positions (16, 7) and times (15,): one time per point"),
+    "flat": ({"positions": np.zeros(16)}, "positions (16,) and times (16,)"),
+    "standing time": ({"times_s": np.zeros(16)}, "must start at 0 or later, strictly increase"),
+    "backward time": ({"times_s": -np.arange(16) * 0.1}, "strictly increase"),
+    "nan time": ({"times_s": np.full(16, np.nan)}, "strictly increase"),
+    "milliseconds": ({"times_s": np.arange(16) * 100.0}, "end within 60 s"),
+    "nan stamp": ({"stamp": math.nan}, "chunk stamp is nan"),
+    "words": ({"positions": [["a"] * WIDTH] * 16}, "positions are not an array of numbers"),
+    "ragged": ({"positions": [[0.0] * WIDTH] * 15 + [[0.0]]}, "positions are not an array of numbers"),
+}
 
 
 class Rig:
@@ -116,3 +151,34 @@ class Rig:
         """After something that may place the command anew (``reset``)."""
         self.commands.clear()
         self.dts.clear()
+
+
+def moving(target=FAR, *, ticks: int = 25) -> Rig:
+    """An arm that the policy is moving at some speed."""
+    rig = Rig().engaged(target)
+    rig.run_policy(target, ticks=ticks)
+    assert np.abs(rig.command.velocities).max() > 0.2
+    return rig
+
+
+def seconds_to(rig: Rig, state: GuardState, *, limit_s: float = 2.0) -> float:
+    """Ticks until a state is reached; returns the time that took [s]."""
+    begun = rig.now
+    while rig.state is not state:
+        rig.tick()
+        assert rig.now - begun < limit_s, f"never reached {state}"
+    return rig.now - begun
+
+
+def brakes(rig: Rig) -> None:
+    """The arm comes to rest within its braking distance and stays there."""
+    speed = np.abs(rig.command.velocities)
+    start = rig.command.positions.copy()
+    hardest = np.array([axis.max_acceleration for axis in ROBOT.axes])
+    rig.tick(math.ceil((speed / hardest).max() / DT) + 1)
+    assert np.abs(rig.command.velocities).max() < 1e-5
+    assert (np.abs(rig.command.positions - start) <= speed**2 / (2 * hardest) + 1e-6).all()
+    rest = rig.command.positions
+    rig.tick(10)
+    np.testing.assert_allclose(rig.command.positions, rest, atol=1e-6)
+    assert rig.violations() == []

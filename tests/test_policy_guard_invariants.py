@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from policy.guard import GuardState
-from tests.guard_rig import DT, HOME, ROBOT, WIDTH, Rig
-from tests.test_policy_guard import MALFORMED
+from tests.guard_rig import DT, HOME, MALFORMED, ROBOT, WIDTH, Rig
 
 numbers = st.floats(allow_nan=True, allow_infinity=True, width=64)
 targets = st.lists(st.floats(-1e3, 1e3), min_size=WIDTH, max_size=WIDTH).map(np.array)

@@ -40,9 +40,11 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb(module="sim.evaluate", help="judge a policy bundle in closed loop on simulated tasks"),
     "study": Verb(module="sim.study", help="train and judge several models; one table with intervals"),
     "verify": Verb(module="policy.verify", help="check a bundle on this machine: results, layers, latency"),
+    "calibrate": Verb(module="calibration.main", help="calibrate cameras, arm and time; check that nothing moved"),
     "bench": Verb(module="sim.bench", help="measure the latency of a policy on this machine, beside other policies"),
     "bench ros": Verb(module="ros_nodes.bench", help="measure the running graph: rates, ages, time until it holds"),
     "up": Verb(module="ros_nodes.up", help="start the nodes of a launch file without ROS's command line tools"),
+    "view": Verb(module="sim.view", help="show what a model imagines beside what happened: film, PSNR and SSIM"),
     "doctor": Verb(module="wam.doctor", help="what this machine can do, and how to get what is missing"),
 }
 
@@ -50,6 +52,7 @@ VERBS: Mapping[str, Verb] = {
 OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "PIL": "sim",
     "av": "sim",
+    "diffusers": "wan",
     "gymnasium": "sim",
     "jaxtyping": "train",
     "jinja2": "sim",
@@ -63,6 +66,7 @@ OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "pyarrow": "train",
     "rclpy": "ros",
     "scipy": "sim",
+    "scservo_sdk": "so101",
     "tensorboard": "train",
     "tensorrt_rtx": "trt",
     "torch": "train",

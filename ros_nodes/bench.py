@@ -32,6 +32,7 @@ from ros_nodes.bench_timing import timing
 from ros_nodes.distribution import distribution
 from ros_nodes.launch_text import PACKAGE, find_share
 from wam.errors import ConfigError
+from wam.manifest import read_manifest
 from wam.robot import load_robot, robot_file
 
 __all__ = ["BenchRosConfig", "main", "measure_graph", "run_bench"]
@@ -81,6 +82,8 @@ def run_bench(config: BenchRosConfig) -> dict[str, Any]:
     Raises:
         WamError: Bundle or robot cannot be used, or the graph does not run.
     """
+    if config.bundle is not None:
+        read_manifest(config.bundle).check_robot(load_robot(config.robot))  # before anything starts
     config.out.mkdir(parents=True, exist_ok=True)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="wam-bench-ros-") as scratch, private_graph():

@@ -73,30 +73,40 @@ def summary(values: Sequence[float] | np.ndarray, digits: int = 3) -> dict[str, 
     return {name: round(float(value), digits) for name, value in numbers.items()}
 
 
-def limit_violations(ticks_s: Sequence[float], positions: Sequence[Sequence[float]], robot: RobotSpec) -> int:
+def limit_violations(
+    ticks_s: Sequence[float], running: Sequence[bool], positions: Sequence[Sequence[float]], robot: RobotSpec
+) -> int:
     """Counts commands that are not finite, outside the joint limits, or further from the last one than velocity allows.
 
     Commands carry no time. Each is taken to belong to the tick of the same place, give or take one, so the longest of
-    three neighbouring periods is granted.
+    three neighbouring periods is granted. Steps count only amid ticks that moved the arm: a reset takes hold of the arm
+    where it is measured, which is a jump of the command and no motion.
 
     Args:
         ticks_s: Steady times of the guard's ticks [s].
+        running: Whether each of them moved the arm.
         positions: (N, A) commanded positions [rad, gripper opening].
         robot: Names the limits.
     """
-    if len(ticks_s) < 2 or not len(positions):
+    count = min(len(ticks_s), len(positions))
+    if count < 2:
         return 0
-    values = np.asarray(positions, dtype=np.float64).reshape(len(positions), robot.action_dim)
+    values = np.asarray(positions, dtype=np.float64)[:count]  # (N, A)
     tolerance = 1e-4  # joint limits and commands are float32 on the way
     wrong = np.asarray(~np.isfinite(values).all(axis=1))
     wrong |= ((values < robot.lower - tolerance) | (values > robot.upper + tolerance)).any(axis=1)
+    granted = _around(np.diff(np.asarray(ticks_s, dtype=np.float64)[:count]), np.maximum)  # (N - 1,)
+    moved = _around(np.asarray(running, dtype=bool)[:count], np.logical_and)[1:]  # (N - 1,)
     most = np.array([axis.max_velocity for axis in robot.axes])
-    dt = np.diff(np.asarray(ticks_s, dtype=np.float64))
-    padded = np.pad(dt, 1, mode="edge")
-    dt = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    dt = np.pad(dt, (0, max(0, len(values) - 1 - len(dt))), mode="edge")[: len(values) - 1, None]  # (N - 1, 1)
-    wrong[1:] |= (np.abs(np.diff(values, axis=0)) > most * dt * 1.001 + tolerance).any(axis=1)
+    far = (np.abs(np.diff(values, axis=0)) > 1.001 * most * granted[:, None] + tolerance).any(axis=1)
+    wrong[1:] |= far & moved
     return int(wrong.sum())
+
+
+def _around(values: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    """Combines each value with the one before and the one after it."""
+    padded = np.pad(values, 1, mode="edge")
+    return combine(combine(padded[:-2], padded[1:-1]), padded[2:])
 
 
 def judge(numbers: Mapping[str, float | None]) -> list[dict[str, Any]]:

@@ -51,7 +51,12 @@ def timing(listener: Listener, robot: RobotSpec, rate_hz: float) -> Timing:
         "chunk_rate_hz": (len(chunks) - 1) / (chunks[-1] - chunks[0]),
         "image_age_p95_ms": max(age["p95"] for age in ages),  # of the worst minute
         "guard_late_p99_ms": summary(late_ms).get("p99"),
-        "limit_violations": limit_violations([tick.tick_s for tick in guard], listener.commands, robot),
+        "limit_violations": limit_violations(
+            [tick.tick_s for tick in guard],
+            [tick.state.startswith("RUN") for tick in guard],
+            listener.commands,
+            robot,
+        ),
     }
     states = [tick.state for tick in guard]
     traces = {

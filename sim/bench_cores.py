@@ -5,7 +5,7 @@ A action width.
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,7 @@ def random_model(config: ModelConfig, dtype: str, device: str, seed: int) -> Wor
 
 
 def our_contenders(
-    config: ModelConfig,
-    dtype: str,
+    make: Callable[[], WorldActionModel],
     device: str,
     step_counts: Sequence[int],
     seed: int,
@@ -69,20 +68,21 @@ def our_contenders(
     """Returns one contender per number of steps.
 
     Args:
-        config: Geometry.
-        dtype: Type of the large matrix products.
+        make: Gives the model, on its device.
         device: "cpu" or "cuda".
         step_counts: Denoising steps per chunk.
-        seed: Of weights and inputs.
+        seed: Of the inputs.
         compiled: Compiled, with one CUDA graph per chunk, rather than eager.
         images: Through the video autoencoder rather than from tokens.
     """
     before = _memory(device)
-    model: Any = random_model(config, dtype, device, seed)
+    model: Any = make()
+    config = model.config
     if images:
         from wam.vae import random_vae
 
-        model.tokenizer.attach(random_vae(config).to(device, DTYPES[dtype]))
+        dtype = model.experts["video"].blocks[0].qkv.weight.dtype
+        model.tokenizer.attach(random_vae(config).to(device, dtype))
     elif config.tokenizer == "vae":
         model = TokensIn(model)
     backend = (CompiledTorchBackend if compiled else TorchBackend).of_model(model, device)

@@ -6,6 +6,7 @@ Text and autoencoder are the same frozen networks on both sides and stay outside
 ours. Beside the times stands the floor of the device, computed. Where there is no GPU the rows say so.
 """
 
+import functools
 import json
 import logging
 import sys
@@ -37,7 +38,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 class GeometryConfig:
     """Time a model's geometry with random weights on this GPU, beside LeRobot's FastWAM core."""
 
-    preset: str = "wan5b"  # model preset
+    presets: tuple[str, ...] = ("wan5b",)  # model presets, one after the other
     layers: int = 0  # layers of both experts; 0: the preset's. Fewer make a quick look possible
     width: int = 0  # attention heads, and the video expert's width with them; 0: the preset's. For a look on a CPU
     robot: str = "sim6"  # robot name or file; gives cameras and action width
@@ -53,7 +54,7 @@ class GeometryConfig:
 
     def __post_init__(self) -> None:
         for kind, name, valid in (
-            ("preset", self.preset, preset_names()),
+            *(("preset", name, preset_names()) for name in self.presets),
             ("dtype", self.dtype, DTYPES),
             ("device", self.device, ("cuda", "cpu")),
             ("device", self.device_floor or "h100", DEVICES),
@@ -64,15 +65,15 @@ class GeometryConfig:
             raise ConfigError("rounds and n_steps must be at least 1, layers and width 0 or more.")
 
 
-def run_geometry(config: GeometryConfig) -> dict[str, Any]:
-    """Measures what this machine can and writes ``results.json`` and ``latency.png``.
+def run_geometry(config: GeometryConfig, preset_name: str) -> dict[str, Any]:
+    """Measures one preset and writes ``results.json`` and ``latency.png`` into a folder of its name.
 
     Returns:
         The content of ``results.json``; a row that was not run says why.
     """
     import torch  # not with this module: the command's help needs none of it
 
-    geometry = geometry_config(config)
+    geometry = geometry_config(config, preset_name)
     reason = "" if config.device == "cpu" or torch.cuda.is_available() else "no CUDA device"
     rows: dict[str, dict[str, Any]] = {}
     makers = _makers(config, geometry)
@@ -103,16 +104,17 @@ def run_geometry(config: GeometryConfig) -> dict[str, Any]:
         "rows": rows,
         "floors_ms": floors_ms(geometry, config.dtype, config.n_steps, config.device_floor),
     }
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    out = config.out / preset_name
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     if times:
-        latency_plot(results, config.out / "latency.png")
+        latency_plot(results, out / "latency.png")
     return results
 
 
-def geometry_config(config: GeometryConfig) -> ModelConfig:
+def geometry_config(config: GeometryConfig, preset_name: str) -> ModelConfig:
     """Returns the geometry that is timed: the preset, cut where that was asked for."""
-    geometry = preset(config.preset, load_robot(config.robot))
+    geometry = preset(preset_name, load_robot(config.robot))
     if config.layers:
         geometry = replace(geometry, num_layers=config.layers)
     if config.width:
@@ -126,28 +128,33 @@ def geometry_config(config: GeometryConfig) -> ModelConfig:
 
 
 def _makers(config: GeometryConfig, geometry: ModelConfig) -> dict[str, Callable[[], Sequence[Contender]]]:
-    from sim.bench_cores import lerobot_contenders, our_contenders  # with torch
+    from sim.bench_cores import lerobot_contenders, our_contenders, random_model  # with torch
 
-    common = (geometry, config.dtype, config.device, config.n_steps, config.seed)
+    # One set of weights for all of ours: three would not fit where one does.
+    model = functools.cache(lambda: random_model(geometry, config.dtype, config.device, config.seed))
+    ours = functools.partial(our_contenders, model, config.device, config.n_steps, config.seed)
     makers: dict[str, Callable[[], Sequence[Contender]]] = {
-        "ours, eager": lambda: our_contenders(*common, compiled=False, images=False),
-        "ours, compiled": lambda: our_contenders(*common, compiled=True, images=False),
+        "ours, eager": lambda: ours(compiled=False, images=False),
+        "ours, compiled": lambda: ours(compiled=True, images=False),
     }
     if config.lerobot and not geometry.action_register and geometry.tokenizer == "vae":
-        makers["LeRobot FastWAM, eager"] = lambda: lerobot_contenders(*common)
-    if config.autoencoder and geometry.tokenizer == "vae":
-        makers["ours, compiled, from images"] = lambda: our_contenders(*common, compiled=True, images=True)
+        makers["LeRobot FastWAM, eager"] = lambda: lerobot_contenders(
+            geometry, config.dtype, config.device, config.n_steps, config.seed
+        )
+    if config.autoencoder and geometry.tokenizer == "vae" and not geometry.image_width:
+        makers["ours, compiled, from images"] = lambda: ours(compiled=True, images=True)
     return makers
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of ``wam bench geometry``."""
     config = tyro.cli(GeometryConfig, args=argv, prog="wam bench geometry")
-    results = run_geometry(config)
-    Console().print(geometry_table(results))
-    for line in floor_lines(results):
-        print(line)
-    print(f"results: {config.out / 'results.json'}")
+    for name in config.presets:
+        results = run_geometry(config, name)
+        Console().print(geometry_table(results))
+        for line in floor_lines(results):
+            print(line)
+        print(f"results: {config.out / name / 'results.json'}")
     return 0
 
 

@@ -31,7 +31,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 def geometry_table(results: Mapping[str, Any]) -> Table:
     """Returns the table of ``wam bench geometry``; rows that were not run say why."""
-    title = f"{results['gpu']}, {results['dtype']}, milliseconds per chunk, {results['rounds']} rounds"
+    machine = f"{results['geometry']['preset']} on {results['gpu']}, {results['dtype']}"
+    title = f"{machine}, milliseconds per chunk, {results['rounds']} rounds"
     table = Table(title=title, title_justify="left")
     table.add_column("core of the model, random weights", no_wrap=True)
     for name in ("p50", "p95", "p99", "cold", "MB GPU", "MB RSS"):

@@ -20,7 +20,7 @@ from wam.robot import load_robot
 from wam.stage_cost import stage_counts
 
 ROBOT = load_robot("sim6")
-SMALL = geometry_config(GeometryConfig(layers=2, width=1, device="cpu"))
+SMALL = geometry_config(GeometryConfig(layers=2, width=1, device="cpu"), "wan5b")
 
 
 def test_a_stage_reads_its_own_weights():
@@ -68,7 +68,7 @@ def test_devices_are_found_by_the_drivers_name():
 def test_without_a_gpu_rows_say_so_and_the_floor_is_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["geometry", "--device-floor", "h100", "--out", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "wan5b" / "results.json").read_text())
     assert [row["not_run"] for row in results["rows"].values()] == ["no CUDA device"] * 4
     assert results["floors_ms"]["h100"]["10"] > 5
     printed = capsys.readouterr().out
@@ -76,8 +76,10 @@ def test_without_a_gpu_rows_say_so_and_the_floor_is_there(monkeypatch, tmp_path,
     assert "H100 SXM, computed, not measured, ms per chunk: 10 steps 8." in printed
 
 
-def test_cores_run_on_the_cpu(tmp_path):
-    contenders = our_contenders(SMALL, "float32", "cpu", (2,), 0, compiled=False, images=False)
+@pytest.mark.slow
+def test_cores_run_on_the_cpu():
+    model = random_model(SMALL, "float32", "cpu", 0)
+    contenders = our_contenders(lambda: model, "cpu", (2,), 0, compiled=False, images=False)
     contenders += lerobot_contenders(SMALL, "float32", "cpu", (2,), 0)
     assert [contender.name for contender in contenders] == ["ours, eager, 2", "LeRobot FastWAM, eager, 2"]
     ours, theirs = contenders[0].run(), contenders[1].run()["action"]
@@ -105,17 +107,17 @@ def test_random_weights_keep_activations_finite_and_types():
 def test_the_whole_command_on_the_cpu(tmp_path):
     options = ["--layers", "1", "--width", "1", "--device", "cpu", "--dtype", "float32", "--n-steps", "1"]
     assert main(["geometry", *options, "--rounds", "1", "--no-autoencoder", "--out", str(tmp_path)]) == 0
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "wan5b" / "results.json").read_text())["rows"]
     assert list(rows) == ["ours, eager, 1", "ours, compiled, 1", "LeRobot FastWAM, eager, 1"]
     assert all(row["wall_ms"]["count"] == 4 for row in rows.values())
-    assert (tmp_path / "latency.png").is_file()
+    assert (tmp_path / "wan5b" / "latency.png").is_file()
 
 
 @pytest.mark.gpu
 def test_the_whole_command_on_a_gpu(tmp_path):
     options = ["--layers", "2", "--n-steps", "2", "--rounds", "1", "--out", str(tmp_path)]
     assert main(["geometry", *options]) == 0
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "wan5b" / "results.json").read_text())["rows"]
     assert "not_run" not in rows["ours, compiled, 2"]
     assert rows["ours, compiled, 2"]["wall_ms"]["p50"] < rows["ours, eager, 2"]["wall_ms"]["p50"]
 
@@ -123,7 +125,7 @@ def test_the_whole_command_on_a_gpu(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "wan5"}, r"unknown preset 'wan5' \(did you mean 'wan5b'\?\)"),
+        ({"presets": ("tiny", "wan5")}, r"unknown preset 'wan5' \(did you mean 'wan5b'\?\)"),
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device_floor": "h10"}, r"unknown device 'h10' \(did you mean 'h100'\?\)"),

@@ -207,8 +207,9 @@ class ReplaySource:
             self._when = self._approach = None
             self._jog.release()
             return None
-        if self._when is not None and self._near(self._target(), measured):
-            self._played += min(now - self._when, 0.1)  # a pause of this process must not become a jump
+        if self._when is not None:
+            passed = min(now - self._when, 0.1)  # a pause of this process must not become a jump
+            self._played += passed * self._pace(self._target(), measured)
         target = self._target()
         if self._when is None and (self._approach is None or np.abs(target - self._approach).max() > ARRIVED):
             start = measured if self._approach is None else self._approach
@@ -221,9 +222,11 @@ class ReplaySource:
     def _target(self) -> np.ndarray:
         return np.clip(self._replay.at(self._played), self._robot.lower, self._robot.upper)
 
-    def _near(self, target: np.ndarray, measured: np.ndarray) -> bool:
+    def _pace(self, target: np.ndarray, measured: np.ndarray) -> float:
+        """Share of its own speed at which to play: less for an arm that lags, none before the guard would refuse."""
         joints = len(self._robot.joints)  # a gripper may be kept open by what it holds
-        return bool(np.abs(target - measured)[:joints].max() <= self._robot.safety.engage_error)
+        lag = float(np.abs(target - measured)[:joints].max()) / self._robot.safety.engage_error
+        return float(np.clip((0.8 - lag) / 0.4, 0.0, 1.0))
 
     def close(self) -> None:
         """Nothing to let go of."""

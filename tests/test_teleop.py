@@ -102,7 +102,7 @@ def test_a_replay_is_approached_then_played_at_its_own_speed(tmp_path):
     playing = np.array(commands[-50:])
     np.testing.assert_allclose(np.diff(playing[:, 0]), -0.5 * DT, atol=1e-4)
     np.testing.assert_allclose(playing[-1], actions[-1], atol=1e-5)
-    assert len(commands) * DT < 3.0
+    assert len(commands) * DT < 3.5
 
 
 def test_letting_go_of_a_replay_pauses_it(tmp_path):
@@ -124,7 +124,7 @@ def test_a_replay_waits_for_an_arm_that_does_not_follow(tmp_path):
         ROBOT, Replay.load(npz(tmp_path / "a.npz", action=actions, rate_hz=10.0), ROBOT), Jog(ROBOT, 1.0), None
     )
     targets = [source.command(HOME, step * DT) for step in range(500)]  # the guard was not engaged
-    assert np.abs(targets[-1] - HOME)[:6].max() < ROBOT.safety.engage_error + 0.03
+    assert 0.1 < np.abs(targets[-1] - HOME)[:6].max() < 0.9 * ROBOT.safety.engage_error
     assert not source.finished
 
 

@@ -35,7 +35,7 @@ from wam.errors import ConfigError
 from wam.manifest import read_manifest
 from wam.robot import load_robot, robot_file
 
-__all__ = ["BenchRosConfig", "main", "measure_graph", "run_bench"]
+__all__ = ["BenchRosConfig", "main", "measure_graph", "run_bench", "untrained"]
 
 SETTLE_S = 2.0  # after engaging, before anything counts
 GUARD_NOTICES_S = 5.0  # a guard that has not held by then will not
@@ -88,7 +88,7 @@ def run_bench(config: BenchRosConfig) -> dict[str, Any]:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="wam-bench-ros-") as scratch, private_graph():
         folder = Path(scratch)
-        robot, bundle = (config.robot, config.bundle) if config.bundle else _untrained(folder, config.robot)
+        robot, bundle = (config.robot, config.bundle) if config.bundle else untrained(folder, config.robot)
         arguments = ["sim", f"robot:={robot}", f"bundle:={bundle.resolve()}", f"scene:={config.scene}"]
         arguments += [f"backend:={config.backend}", f"first_seed:={config.seed}"]
         arguments += [f"config:={_parameters(folder, config)}"]
@@ -178,7 +178,7 @@ def _parameters(folder: Path, config: BenchRosConfig) -> Path:
     return copy
 
 
-def _untrained(folder: Path, name: str) -> tuple[str, Path]:
+def untrained(folder: Path, name: str) -> tuple[str, Path]:
     """Makes a bundle with random weights; returns robot file and bundle."""
     from sim.bench import _untrained_bundle  # with torch and onnx; a given bundle needs neither
 

@@ -54,8 +54,8 @@ def run_closed_loop(config: ClosedLoopConfig) -> dict[str, Any]:
     Raises:
         WamError: Bundle or robot cannot be used, or the graph does not run.
     """
-    config.out.mkdir(parents=True, exist_ok=True)
     read_manifest(config.bundle).check_robot(load_robot(config.robot))  # before anything starts
+    config.out.mkdir(parents=True, exist_ok=True)
     arguments = ["sim", f"robot:={config.robot}", f"bundle:={config.bundle.resolve()}", f"scene:={config.task}"]
     arguments.append(f"first_seed:={config.first_seed}")
     with private_graph(), LaunchedGraph(arguments, config.out / "nodes.log") as graph:
@@ -101,8 +101,8 @@ def _conduct(config: ClosedLoopConfig, graph: LaunchedGraph) -> Mapping[str, Any
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of ``python -m ros_nodes.closed_loop``."""
-    config = tyro.cli(ClosedLoopConfig, args=argv, prog="python -m ros_nodes.closed_loop")
     try:
+        config = tyro.cli(ClosedLoopConfig, args=argv, prog="python -m ros_nodes.closed_loop")
         results = run_closed_loop(config)
     except WamError as error:
         print(f"closed_loop: {error}", file=sys.stderr)

@@ -5,25 +5,27 @@ from a model without values and refer to that file. A model of six thousand mill
 its largest tensor.
 """
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wam.config import ModelConfig
 from wam.errors import BundleError
 from wam.graphs import Stage, example_inputs, stages, tensor_spec
 from wam.manifest import GraphSpec
 from wam.onnx_fold import fold
-from wam.onnx_trace import on_meta, trace
-from wam.onnx_weights import GraphWeights, assemble
+from wam.onnx_trace import on_meta, on_zeros, trace
+from wam.onnx_weights import MODEL_PREFIX, GraphWeights, assemble
 from wam.operator_gate import TARGETS, require_operators
-from wam.precision import lower_matmuls
+from wam.precision import DTYPES, lower_matmuls
 from wam.skeleton import clean_modulation, computed_buffers, skeleton
 from wam.tensor_files import TensorSource, open_weights
+from wam.vae_fold import FirstFrameVae
 from wam.weight_file import planned_places, weight_places, write_weights
 
 __all__ = ["write_graphs"]
@@ -42,6 +44,7 @@ def write_graphs(
     weights_file: str = "model.safetensors",
     targets: Sequence[str] = TARGETS,
     values: bool = True,
+    vae: nn.Module | None = None,
 ) -> dict[str, GraphSpec]:
     """Writes the weights and the graphs of a model.
 
@@ -52,6 +55,7 @@ def write_graphs(
         dtype: Type of the large matrix products, a name of ``wam.precision.DTYPES``.
         weights_file: Name of the weights file.
         targets: TensorRT versions that must be able to read the graphs.
+        vae: diffusers' autoencoder, for a model whose tokenizer is one.
         values: Whether weights are read and written; without them the graphs are as good for every check but running.
 
     Returns:
@@ -70,10 +74,11 @@ def write_graphs(
     _check_shapes(layout, source.shapes())
     if values:
         _write_weights(layout, source, folder / weights_file)
-    parts = stages(model, clean)
+    encoder = None if vae is None else FirstFrameVae(vae, DTYPES[dtype])
+    parts = stages(model, clean, encoder)
     constants = {f"model.{name}": buffer for name, buffer in buffers.items()}
     for part in parts:
-        constants |= dict(part.module.named_buffers(recurse=False))
+        constants |= _own_values(part.module)
     weights = GraphWeights(
         places=weight_places(folder / weights_file) if values else planned_places(layout),
         file=weights_file,
@@ -84,19 +89,22 @@ def write_graphs(
     graphs = {}
     for part in parts:
         logger.info("exporting %s", part.name)
-        on_meta(part.module)
-        outputs = part(tensors)
+        # Convolutions of the meta device cannot be traced; an autoencoder is run, on zeros.
+        prepare = on_zeros if any(isinstance(layer, FirstFrameVae) for layer in part.module.modules()) else on_meta
+        prepare(part.module)
+        device = next(part.module.parameters()).device
+        inputs = {name: torch.zeros_like(tensors[name], device=device) for name in part.inputs}
+        outputs = part(inputs)
         path = folder / f"{part.name}.onnx"
-        graphs[part.name] = _write_graph(part, tensors, outputs, weights, path)
+        graphs[part.name] = _write_graph(part, inputs, outputs, weights, path)
         require_operators(path, targets)
-        tensors |= outputs
+        tensors |= {name: tensor.to("meta") for name, tensor in outputs.items()}
     return graphs
 
 
 def _write_graph(
-    part: Stage, tensors: Mapping[str, Tensor], outputs: Mapping[str, Tensor], weights: GraphWeights, path: Path
+    part: Stage, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], weights: GraphWeights, path: Path
 ) -> GraphSpec:
-    inputs = {name: tensors[name] for name in part.inputs}
     spec = GraphSpec(
         file=path.name,
         inputs=tuple(tensor_spec(name, tensor) for name, tensor in inputs.items()),
@@ -105,6 +113,12 @@ def _write_graph(
     traced = trace(part.module, inputs, part.outputs)
     assemble(fold(traced, frozenset(inputs)), spec.inputs, spec.outputs, weights, path)
     return spec
+
+
+def _own_values(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a stage that are not the network's, by the names they get in its graph."""
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    return {name: value.detach() for name, value in named if not name.startswith(MODEL_PREFIX)}
 
 
 class _Zeros:

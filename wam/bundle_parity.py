@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from wam.bundle_graphs import write_graphs
 from wam.export_source import ExportSource, some_layers
 from wam.golden import write_golden
@@ -20,6 +22,7 @@ from wam.manifest import GraphSpec, ParityReport
 from wam.model import WorldActionModel
 from wam.parity import TOLERANCES, check_parity, measure_parity
 from wam.skeleton import skeleton
+from wam.vae_fold import FirstFrameVae
 
 __all__ = ["bundle_parity", "reference_model"]
 
@@ -45,8 +48,8 @@ def bundle_parity(
     layers = _layers(source)
     runs_as = dtype if dtype in TOLERANCES else TWIN
     if layers is None:
-        model = reference_model(source)
-        write_golden(model, stages(model), folder, max(step_counts))
+        model, encoder = reference_model(source)
+        write_golden(model, stages(model, vae=encoder), folder, max(step_counts))
         del model
     if layers is None and runs_as == dtype:
         return _checked(source, graphs, folder, runs_as, step_counts, "all")
@@ -54,16 +57,16 @@ def bundle_parity(
     total = source.config.num_layers
     described = "all" if layers is None else f"{', '.join(map(str, layers))} of 0 to {total - 1}"
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}_twin_") as twin:
-        twins = write_graphs(part.config, part.weights, Path(twin), dtype=runs_as, weights_file="model.safetensors")
+        twins = write_graphs(part.config, part.weights, Path(twin), dtype=runs_as, vae=part.vae)
         return _checked(part, twins, Path(twin), runs_as, step_counts, described)
 
 
-def reference_model(source: ExportSource) -> WorldActionModel:
-    """Builds the model of a source in float32 on the CPU."""
+def reference_model(source: ExportSource) -> tuple[WorldActionModel, nn.Module | None]:
+    """Builds the model of a source, and the encoder of its frozen autoencoder, in float32 on the CPU."""
     model = skeleton(source.config)
     weights = {name: source.weights.read(name).float() for name in model.state_dict()}
     model.load_state_dict(weights, assign=True)
-    return model
+    return model, None if source.vae is None else FirstFrameVae(source.vae)
 
 
 def _checked(
@@ -74,8 +77,8 @@ def _checked(
     step_counts: Sequence[int],
     layers: str,
 ) -> ParityReport:
-    model = reference_model(source)
-    report = measure_parity(model, stages(model), graphs, folder, step_counts, dtype=dtype, layers=layers)
+    model, encoder = reference_model(source)
+    report = measure_parity(model, stages(model, vae=encoder), graphs, folder, step_counts, dtype=dtype, layers=layers)
     check_parity(report)
     return report
 

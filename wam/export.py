@@ -51,6 +51,7 @@ class ExportConfig:
     untrained: str = ""  # export random weights of this preset in place of a checkpoint, to measure its speed
     robot: str = ""  # robot name or file; with --untrained, and to check a checkpoint's
     seed: int = 0  # of the random weights
+    wan_folder: Path | None = None  # Wan weights in diffusers' form, for a model that sees through Wan's autoencoder
     tensorrt: tuple[str, ...] = TARGETS  # TensorRT versions that must be able to read the graphs
     check_only: bool = False  # trace the graphs and check their operators, write nothing
 
@@ -156,6 +157,7 @@ def _build(source: ExportSource, folder: Path, options: BundleOptions) -> Manife
         dtype=options.dtype,
         weights_file=WEIGHTS_FILE,
         targets=options.tensorrt,
+        vae=source.vae,
     )
     parity = bundle_parity(source, graphs, folder, options.dtype, sorted({1, options.n_steps}))
     for path in folder.iterdir():
@@ -227,7 +229,13 @@ def main(argv: list[str] | None = None) -> int:
 def _check_only(source: ExportSource, config: ExportConfig) -> int:
     with tempfile.TemporaryDirectory() as folder:
         graphs = write_graphs(
-            source.config, source.weights, Path(folder), dtype=config.dtype, targets=config.tensorrt, values=False
+            source.config,
+            source.weights,
+            Path(folder),
+            dtype=config.dtype,
+            targets=config.tensorrt,
+            values=False,
+            vae=source.vae,
         )
     print(f"graphs:   {', '.join(graphs)} ({config.dtype}), nothing was written")
     print(f"TensorRT: {', '.join(config.tensorrt)} read every operator")
@@ -238,7 +246,7 @@ def _source(config: ExportConfig) -> ExportSource:
     robot = load_robot(config.robot) if config.robot else None
     if config.untrained:
         return untrained_source(config.untrained, robot, config.seed)
-    return checkpoint_source(describe_checkpoint(config.checkpoint, robot=robot))
+    return checkpoint_source(describe_checkpoint(config.checkpoint, robot=robot), config.wan_folder)
 
 
 if __name__ == "__main__":

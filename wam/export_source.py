@@ -8,18 +8,21 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wam.checkpoint import CheckpointInfo
 from wam.config import ModelConfig, preset
+from wam.errors import ConfigError
 from wam.robot import RobotSpec
 from wam.skeleton import skeleton
 from wam.tensor_files import TensorSource, open_weights
 from wam.transforms import Transforms
 from wam.untrained import limit_transforms
+from wam.vae import VaeTokenizer, random_vae
 
 __all__ = ["ExportSource", "RandomWeights", "checkpoint_source", "some_layers", "untrained_source"]
 
@@ -36,10 +39,19 @@ class ExportSource:
     robot: RobotSpec
     weights: TensorSource
     origin: Mapping[str, Any]  # where it came from, for the manifest
+    vae: nn.Module | None = None  # diffusers' autoencoder, frozen, where the model's tokenizer is one
 
 
-def checkpoint_source(checkpoint: CheckpointInfo) -> ExportSource:
-    """Exports what a training run saved."""
+def checkpoint_source(checkpoint: CheckpointInfo, wan_folder: Path | None = None) -> ExportSource:
+    """Exports what a training run saved.
+
+    Args:
+        checkpoint: The run's checkpoint.
+        wan_folder: Folder of Wan weights in diffusers' form, for a model whose images go through Wan's autoencoder.
+
+    Raises:
+        ConfigError: The model needs the autoencoder and no folder was given.
+    """
     return ExportSource(
         config=checkpoint.config,
         transforms=checkpoint.transforms,
@@ -50,6 +62,7 @@ def checkpoint_source(checkpoint: CheckpointInfo) -> ExportSource:
             "sha256": checkpoint.sha256(),
             "step": checkpoint.meta.get("step"),
         },
+        vae=_load_vae(checkpoint.config, wan_folder),
     )
 
 
@@ -66,6 +79,7 @@ def untrained_source(preset_name: str, robot: RobotSpec, seed: int = 0) -> Expor
         robot=robot,
         weights=RandomWeights(config, seed),
         origin={"name": f"untrained {preset_name}", "sha256": "none", "step": 0},
+        vae=_random_vae(config, seed),
     )
 
 
@@ -96,6 +110,25 @@ def some_layers(source: ExportSource, layers: tuple[int, ...]) -> ExportSource:
     """Cuts a model down to some of its layers, with their weights: small enough to be compared with a reference."""
     config = dataclasses.replace(source.config, num_layers=len(layers))
     return dataclasses.replace(source, config=config, weights=_Cut(source.weights, layers))
+
+
+def _load_vae(config: ModelConfig, folder: Path | None) -> nn.Module | None:
+    if config.tokenizer != "vae":
+        return None
+    if folder is None:
+        raise ConfigError(
+            f"preset '{config.preset}' sees through Wan's autoencoder, which no checkpoint holds: add "
+            "--wan-folder, the folder of its Wan weights in diffusers' form."
+        )
+    return VaeTokenizer(config).load(folder).vae
+
+
+def _random_vae(config: ModelConfig, seed: int) -> nn.Module | None:
+    if config.tokenizer != "vae":
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return random_vae(config).eval().requires_grad_(False)
 
 
 class _Cut:

@@ -28,6 +28,7 @@ from wam.expert import ExpertModulation, LayersKV
 from wam.manifest import TensorSpec
 from wam.model import WorldActionModel
 from wam.text import VOCABULARY_SIZE
+from wam.vae_fold import FirstFrameVae, frame_tokens
 
 __all__ = ["Stage", "example_inputs", "stages", "tensor_spec"]
 
@@ -48,12 +49,15 @@ class Stage:
         return dict(zip(self.outputs, out, strict=True))
 
 
-def stages(model: WorldActionModel, clean: ExpertModulation | None = None) -> tuple[Stage, ...]:
+def stages(
+    model: WorldActionModel, clean: ExpertModulation | None = None, vae: FirstFrameVae | None = None
+) -> tuple[Stage, ...]:
     """Returns the stages of a model, in the order in which they feed each other.
 
     Args:
         model: The network, on any device.
         clean: What its ``clean_modulation`` gives for one sample, where the model has no values to compute it with.
+        vae: Frozen autoencoder of the observation (``wam.vae_fold.FirstFrameVae``), for a model whose tokenizer is one.
     """
     if clean is None:
         with torch.no_grad():
@@ -67,7 +71,7 @@ def stages(model: WorldActionModel, clean: ExpertModulation | None = None) -> tu
     words = "token_ids" if model.config.text == "words" else "text"
     return (
         Stage(name="prompt", module=_Prompt(model), inputs=(words,), outputs=prompt),
-        Stage(name="context", module=_Context(model, clean), inputs=("images", "proprio", *prompt), outputs=cache),
+        Stage(name="context", module=_Context(model, clean, vae), inputs=("images", "proprio", *prompt), outputs=cache),
         Stage(name="levels", module=_Levels(model), inputs=("sigma", "sigma_next"), outputs=tables),
         Stage(name="denoise", module=_Denoise(model), inputs=("actions", *tables, *cache), outputs=("actions_next",)),
     )
@@ -111,8 +115,9 @@ class _Prompt(_Part):
 
 
 class _Context(_Part):
-    def __init__(self, model: WorldActionModel, clean: ExpertModulation) -> None:
+    def __init__(self, model: WorldActionModel, clean: ExpertModulation, vae: FirstFrameVae | None) -> None:
         super().__init__(model)
+        self.vae = vae
         for layer, block in enumerate(clean.blocks):
             for name, table in block._asdict().items():
                 self.register_buffer(f"clean_{name}_{layer:02d}", table[0])  # (1, D): for all tokens of the frame
@@ -123,8 +128,9 @@ class _Context(_Part):
         nothing = KeysValues(*(part[:, :0] for part in action[-1]))  # stands where no one looks
         seen = model.tokenizer.image_tokens(images[None])
         cross = model.cross_kv(proprio, PromptCache((*video, nothing), action), None if seen is None else seen[0])
-        tokens = model.tokenizer.encode(images[None])[0]
-        return _flat(model.encode_context_tokens(tokens, cross, self._clean()))
+        tokenizer = model.tokenizer
+        batch = tokenizer.encode(images[None]) if self.vae is None else frame_tokens(tokenizer, self.vae, images[None])
+        return _flat(model.encode_context_tokens(batch[0], cross, self._clean()))
 
     def _clean(self) -> ExpertModulation:
         blocks = (

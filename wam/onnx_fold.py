@@ -110,6 +110,9 @@ class _Folder:
         if node.op_type == "Constant":
             self._constant(node.output[0], numpy_helper.to_array(onnx.helper.get_node_attr_value(node, "value")))
             return
+        if node.op_type == "If" and node.input[0] in self.constants:
+            self._take_branch(node)
+            return
         if node.op_type == "Shape" and self._shape(node.input[0]) is not None and not node.attribute:
             self._constant(node.output[0], np.array(self._shape(node.input[0]), dtype=np.int64))
             return
@@ -126,6 +129,16 @@ class _Folder:
                 self.derived[name] = Derived(node=node, inputs=tuple(named), output=place)
         else:
             self.kept.append(node)
+
+    def _take_branch(self, node: onnx.NodeProto) -> None:
+        """Puts the branch that a decided condition takes in place of the choice."""
+        taken = "then_branch" if bool(self.constants[node.input[0]]) else "else_branch"
+        branch = onnx.helper.get_node_attr_value(node, taken)
+        for inner in branch.node:
+            inner.doc_string = node.doc_string
+            self._visit(inner)
+        for name, value in zip(node.output, branch.output, strict=True):
+            self.alias[name] = self.alias.get(value.name, value.name)
 
     def _without_relays(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """Lets whoever makes a value give it the output's name, in place of a node that hands it on unchanged."""

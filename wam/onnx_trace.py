@@ -21,12 +21,14 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.onnx import register_custom_op_symbolic, symbolic_helper, unregister_custom_op_symbolic
+from torch.onnx._internal.torchscript_exporter.symbolic_opset14 import scaled_dot_product_attention
 
 import wam
 
-__all__ = ["OPSET", "on_meta", "trace"]
+__all__ = ["OPSET", "on_meta", "on_zeros", "trace"]
 
 OPSET = 20  # the newest that ONNX Runtime and TensorRT 10.3 both read whole; it brought Gelu as one operator
+CHECK_WITH = torch._check_with
 REPOSITORY = Path(wam.__file__).resolve().parent.parent
 FRAME = re.compile(r"^(?P<path>.+?)\((?P<line>\d+)\): (?P<function>\w+)$")
 
@@ -36,6 +38,18 @@ def on_meta(module: nn.Module) -> nn.Module:
     for part in module.modules():
         part._non_persistent_buffers_set.clear()  # the tracer takes what is in the state_dict for a parameter
     return module.to("meta").eval().requires_grad_(False)
+
+
+def on_zeros(module: nn.Module) -> nn.Module:
+    """As ``on_meta`` for a module that must really run to be traced: on the CPU, all weights views of one zero each."""
+    on_meta(module)
+    for part in module.modules():
+        for named in (part._parameters, part._buffers):
+            for name, tensor in named.items():
+                if tensor is not None:
+                    zeros = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+                    named[name] = nn.Parameter(zeros, requires_grad=False) if named is part._parameters else zeros
+    return module
 
 
 def trace(
@@ -68,6 +82,10 @@ def trace(
             keep_initializers_as_inputs=True,  # or equal parameters, which on meta are all, would be merged
         )
     model = onnx.load_from_string(traced.getvalue())
+    lost = set(inputs) - {value.name for value in model.graph.input}
+    lost |= set(inputs) - {name for node in model.graph.node for name in node.input}
+    if lost:
+        raise AssertionError(f"tracing lost the inputs {sorted(lost)}: something on their way cannot be traced.")
     for node in model.graph.node:
         node.doc_string = source_line(node.doc_string)
     return model
@@ -93,7 +111,9 @@ def _exporter(opset: int) -> Iterator[None]:
     try:
         # The exporter warns that it is the older one and that traced Python values become constants; both are meant.
         # Asked to keep source lines it also prints the whole graph.
-        with warnings.catch_warnings(), mock.patch.object(torch._C, "_jit_onnx_log"):
+        log = mock.patch.object(torch._C, "_jit_onnx_log")
+        check = mock.patch.object(torch, "_check_with", _check_with)
+        with warnings.catch_warnings(), log, check:
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -101,9 +121,16 @@ def _exporter(opset: int) -> Iterator[None]:
             unregister_custom_op_symbolic(name, opset)
 
 
-def _attention(g: Any, query: Any, key: Any, value: Any, *_: Any) -> Any:
+def _check_with(error: type[Exception], condition: Any, message: Any) -> None:
+    """Torch's own check of shapes; while tracing, a shape is a tensor, which that does not take for a condition."""
+    CHECK_WITH(error, bool(condition), message)
+
+
+def _attention(g: Any, query: Any, key: Any, value: Any, *rest: Any) -> Any:
     """Scales queries only; torch's own scales queries and keys by the square root, one product more."""
     rank, head_dim = (symbolic_helper._get_tensor_rank(query), symbolic_helper._get_tensor_dim_size(query, -1))
+    if rank is None or head_dim is None:  # behind an operator whose shape torch does not follow
+        return scaled_dot_product_attention(g, query, key, value, *rest)
     dtype = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16}[query.type().scalarType()]
     scale = g.op("Constant", value_t=torch.tensor(head_dim**-0.5, dtype=dtype))
     turned = g.op("Transpose", key, perm_i=[*range(rank - 2), rank - 1, rank - 2])
@@ -114,6 +141,8 @@ def _attention(g: Any, query: Any, key: Any, value: Any, *_: Any) -> Any:
 def _chunk(g: Any, x: Any, chunks: int, dim: int) -> Any:
     """One Split with its sizes; torch's own leaves arithmetic on shapes and one Slice per part."""
     size = symbolic_helper._get_tensor_dim_size(x, dim)
+    if size is None:  # behind an operator whose shape torch does not follow
+        return g.op("Split", x, axis_i=dim, num_outputs_i=chunks, outputs=chunks)
     step = -(-size // chunks)
     sizes = [min(step, size - start) for start in range(0, size, step)]
     split = g.op("Constant", value_t=torch.tensor(sizes, dtype=torch.int64))

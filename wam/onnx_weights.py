@@ -20,7 +20,7 @@ from wam.manifest import TensorSpec
 from wam.onnx_fold import Derived, Folded, evaluate
 from wam.weight_file import Place
 
-__all__ = ["GraphWeights", "assemble"]
+__all__ = ["MODEL_PREFIX", "GraphWeights", "assemble"]
 
 IR_VERSION = 9  # the oldest that opset 20 allows: what it lacks nobody needs, and every reader has it
 INLINE_BYTES = 1 << 20  # a computed tensor above this goes to the file beside the graph

@@ -50,7 +50,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_verb_suggests_the_closest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evalute"]) == 2
     captured = capsys.readouterr()
-    assert "unknown verb 'evalute' (did you mean 'evaluate'?); valid names: bench, bench ros, collect," in captured.err
+    assert "unknown verb 'evalute' (did you mean 'evaluate'?); valid names: bench, bench ros," in captured.err
     assert not captured.out
 
 

@@ -31,10 +31,10 @@ from policy.tensorrt_backend import TensorRtBackend
 from policy.tensorrt_layers import count_layers
 from policy.timing import TURN_CALLS, Contender, percentiles_ms, time_interleaved
 from policy.verify_backends import Candidate, open_candidate
-from policy.verify_checks import FAIL, NOT_RUN, PASS, Check, chunk_check, layer_check, stage_checks
+from policy.verify_checks import FAIL, NOT_RUN, PASS, Check, chunk_check, golden_check, layer_check, stage_checks
 from wam.doctor import find_gpu, find_system, run_probe
 from wam.errors import unknown_name
-from wam.manifest import Manifest, read_manifest
+from wam.manifest import GOLDEN_FILE, Manifest, read_manifest
 from wam.robot import RobotSpec
 from wam.spec import Observation
 
@@ -86,6 +86,7 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
     n_steps = config.n_steps or manifest.n_steps
     found = _Findings()
     reference = _open_reference(config.bundle, manifest, found)
+    golden = _read_golden(config.bundle, manifest)
     candidates = []
     for name in config.backends:
         candidate, checks = open_candidate(
@@ -95,6 +96,8 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
         if candidate is not None:
             candidates.append(candidate)
             _check(candidate, reference, manifest, n_steps, found)
+            if golden:
+                found.checks.append(golden_check(name, candidate.backend, golden, manifest))
     if config.runs and candidates:
         _time(candidates, manifest, n_steps, config.runs, found)
     report = _report(config, manifest, n_steps, found)
@@ -109,6 +112,15 @@ def _open_reference(bundle: Path, manifest: Manifest, found: _Findings) -> Refer
     except PolicyError as error:
         found.checks.append(Check(backend="", name="reference", status=NOT_RUN, detail=str(error)))
         return None
+
+
+def _read_golden(bundle: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """The bundle's own sample; empty where the model was too large to run when it was exported."""
+    if GOLDEN_FILE not in manifest.files:
+        return {}
+    from safetensors.numpy import load_file  # not with this module: policy imports with numpy alone
+
+    return load_file(bundle / GOLDEN_FILE)
 
 
 def _check(
@@ -170,7 +182,7 @@ def _observation(robot: RobotSpec) -> Observation:
 
 def _report(config: VerifyConfig, manifest: Manifest, n_steps: int, found: _Findings) -> dict[str, Any]:
     statuses = [check.status for check in found.checks]
-    judged = [check for check in found.checks if check.name == "chunk"]
+    judged = [check for check in found.checks if check.name in {"chunk", "golden chunk"}]
     return {
         "passed": FAIL not in statuses and any(check.status == PASS for check in judged),
         "bundle": str(config.bundle),

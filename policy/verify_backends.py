@@ -50,7 +50,7 @@ def open_candidate(
     Returns:
         The backend, or None, and what opening it was worth: one or two lines of the report.
     """
-    reason = _not_here(name)
+    reason = _not_here(name, manifest)
     if reason:
         return None, [Check(backend=name, name="open", status=NOT_RUN, detail=reason)]
     checks: list[Check] = []
@@ -89,8 +89,12 @@ def _stages(backend: Any, bundle: Path, manifest: Manifest) -> StageRunner | Non
     return None
 
 
-def _not_here(name: str) -> str:
-    """Why a backend cannot run on this machine, whatever the bundle; empty when it can."""
+def _not_here(name: str, manifest: Manifest) -> str:
+    """Why a backend cannot run on this machine, or not this kind of bundle; empty when it can."""
+    if name.startswith("torch") and not manifest.weights:
+        return "the bundle is quantised and holds no weights for torch"
+    if name == "onnx" and manifest.dtype == "bfloat16" and no_device_reason():
+        return "ONNX Runtime does not compute bfloat16 on a CPU"
     return _REQUIREMENTS.get(name, _needs_torch)()
 
 

@@ -17,7 +17,7 @@ from policy.stages import Reference, StageRunner, example_inputs, run_chunk
 from wam.manifest import Manifest
 from wam.sigmas import sigma_schedule
 
-__all__ = ["FAIL", "NOTE", "NOT_RUN", "PASS", "Check", "chunk_check", "layer_check", "stage_checks"]
+__all__ = ["FAIL", "NOTE", "NOT_RUN", "PASS", "Check", "chunk_check", "golden_check", "layer_check", "stage_checks"]
 
 PASS, FAIL, NOT_RUN, NOTE = "pass", "FAIL", "not run", "note"
 
@@ -50,6 +50,13 @@ def stage_checks(backend: str, stages: StageRunner, reference: Reference, manife
             error = _difference(expected, stages.run_stage(name, values, graph))
             worst[name] = float(np.maximum(worst[name], error))  # NaN stays NaN, unlike with Python's max
             values |= expected
+    if manifest.quantisation:  # runtimes round quantised products differently; the chunk decides
+        return [
+            Check(
+                backend=backend, name=f"stage {name}", status=NOTE, value=error, detail=f"quantised; {reference.name}"
+            )
+            for name, error in worst.items()
+        ]
     limit = STAGE_TOLERANCE[manifest.dtype]
     return [
         _judge(
@@ -65,7 +72,7 @@ def chunk_check(backend: str, runs: Backend, reference: Reference, manifest: Man
     shape = (manifest.chunk_length, manifest.model.action_dim)
     instruction = manifest.graphs["prompt"].inputs[0].name
     images, proprio = (tensor.name for tensor in manifest.graphs["context"].inputs[:2])
-    worst, error_at_worst, spread_at_worst = -1.0, 0.0, 0.0
+    shares = []
     for sample in range(CHUNK_SAMPLES):
         start = example_inputs(manifest, FIRST_SEED + sample)
         rng = np.random.default_rng(FIRST_SEED + sample)
@@ -77,14 +84,27 @@ def chunk_check(backend: str, runs: Backend, reference: Reference, manifest: Man
             runs.encode_prompt(_without_batch(start[instruction], manifest)),
         )
         found = [runs.denoise(noise, sigmas) for noise in noises]
-        spread = float(np.abs(expected[0] - expected[1]).max())
-        error = float(np.abs(np.subtract(expected, found)).max())
-        # A model that ignores its noise is held to the rounding of its type.
-        share = error / max(spread, STAGE_TOLERANCE[manifest.dtype])
-        if not share <= worst:  # also true for NaN
-            worst, error_at_worst, spread_at_worst = share, error, spread
-    detail = f"largest error {error_at_worst:.1e}, two seeds differ by {spread_at_worst:.1e}, {n_steps} step(s)"
-    return _judge(Check(backend=backend, name="chunk", status=PASS, value=worst, limit=SEED_SHARE, detail=detail))
+        shares.append(_share_of_spread(np.stack(expected), np.stack(found), manifest.dtype))
+    value, detail = max(shares, key=lambda share: np.nan_to_num(share[0], nan=np.inf))
+    detail += f", {n_steps} step(s), against {reference.name}"
+    return _judge(Check(backend=backend, name="chunk", status=PASS, value=value, limit=SEED_SHARE, detail=detail))
+
+
+def golden_check(backend: str, runs: Backend, golden: Mapping[str, np.ndarray], manifest: Manifest) -> Check:
+    """Compares the chunks of the bundle's own sample with what PyTorch made of it when it was exported."""
+    images, proprio, instruction = (golden[name] for name in ("images", "proprio", "instruction"))
+    runs.encode_context(
+        images.reshape(images.shape[-4:]),
+        proprio.reshape(-1),
+        runs.encode_prompt(_without_batch(instruction, manifest)),
+    )
+    sigmas = [float(sigma) for sigma in golden["sigmas"]]
+    found = np.stack([runs.denoise(noise, sigmas) for noise in golden["noise"]])
+    value, detail = _share_of_spread(golden["chunks"], found, manifest.dtype)
+    detail += f", {len(sigmas) - 1} step(s), against PyTorch at export"
+    return _judge(
+        Check(backend=backend, name="golden chunk", status=PASS, value=value, limit=SEED_SHARE, detail=detail)
+    )
 
 
 def layer_check(backend: str, counts: Mapping[str, Mapping[str, int]], dtype: str) -> Check:
@@ -98,6 +118,15 @@ def layer_check(backend: str, counts: Mapping[str, Mapping[str, int]], dtype: st
     if slow:
         detail += ": attention was not fused everywhere, which costs time and no accuracy"
     return Check(backend=backend, name="layers", status=NOTE if slow else PASS, detail=detail)
+
+
+def _share_of_spread(expected: np.ndarray, found: np.ndarray, dtype: str) -> tuple[float, str]:
+    """Largest error of (S, H, A) chunks as a share of the difference between the first two seeds, and in words."""
+    spread = float(np.abs(expected[0] - expected[1]).max())
+    error = float(np.abs(expected - found).max())
+    # A model that ignores its noise is held to the rounding of its type.
+    share = error / max(spread, STAGE_TOLERANCE[dtype])
+    return share, f"largest error {error:.1e}, two seeds differ by {spread:.1e}"
 
 
 def _judge(check: Check) -> Check:

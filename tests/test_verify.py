@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from policy.errors import PolicyError
 from policy.stages import OnnxStages, Reference, example_inputs, reference_of, run_chunk
 from policy.tensorrt_buffers import from_bits, to_bits
 from policy.tensorrt_plan import ENGINE_FOLDER
 from policy.verify import VerifyConfig, main, verify
-from policy.verify_checks import FAIL, NOT_RUN, NOTE, PASS, chunk_check, layer_check, stage_checks
+from policy.verify_backends import open_candidate
+from policy.verify_checks import FAIL, NOT_RUN, NOTE, PASS, chunk_check, golden_check, layer_check, stage_checks
 from tests.fake_tensorrt import install
 from wam.cli import main as wam_main
 from wam.errors import BundleError
-from wam.manifest import read_manifest
+from wam.manifest import GOLDEN_FILE, read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,7 @@ def test_a_sound_bundle_passes_and_what_cannot_run_says_why(micro_bundle, tmp_pa
     assert status_of(report, "tensorrt", "open") == NOT_RUN
     assert next(c["detail"] for c in report["checks"] if c["backend"] == "tensorrt").startswith("no NVIDIA driver")
     assert status_of(report, "onnx", "chunk") == status_of(report, "torch", "chunk") == PASS
+    assert status_of(report, "onnx", "golden chunk") == status_of(report, "torch", "golden chunk") == PASS
     for stage in ("prompt", "context", "levels", "denoise"):
         assert status_of(report, "torch", f"stage {stage}") == PASS
     assert report["latency"]["onnx"]["wall_ms"]["count"] == 8
@@ -118,6 +121,28 @@ def test_stages_are_judged_by_the_rounding_of_their_type(micro_bundle, off, stat
     checks = stage_checks("x", Wrong(OnnxStages(micro_bundle, manifest), off), reference, manifest)
     assert [check.name for check in checks] == [f"stage {name}" for name in manifest.graphs]
     assert {check.status for check in checks} == {status}
+
+
+@pytest.mark.parametrize(("off", "status"), [(0.0, PASS), (100.0, FAIL), (float("nan"), FAIL)])
+def test_the_bundles_own_sample_is_a_reference_without_torch(micro_bundle, off, status):
+    from policy.onnx_backend import OnnxBackend
+
+    manifest = read_manifest(micro_bundle)
+    golden = load_file(micro_bundle / GOLDEN_FILE)
+    wrong = Wrong(OnnxBackend(micro_bundle, manifest, threads=1, device="cpu"), off)
+    check = golden_check("onnx", wrong, golden, manifest)
+    assert check.status == status
+    assert "against PyTorch at export" in check.detail
+
+
+def test_a_quantised_bundle_is_judged_by_its_chunks(micro_bundle, tmp_path):
+    manifest = dataclasses.replace(read_manifest(micro_bundle), quantisation={"scheme": "int8"}, weights=None)
+    reference = reference_of(micro_bundle, manifest)
+    checks = stage_checks("tensorrt", Wrong(OnnxStages(micro_bundle, manifest), 1.0), reference, manifest)
+    assert {check.status for check in checks} == {NOTE}
+    candidate, (opened,) = open_candidate("torch", micro_bundle, manifest, build=False, threads=1)
+    assert candidate is None
+    assert (opened.status, opened.detail) == (NOT_RUN, "the bundle is quantised and holds no weights for torch")
 
 
 def test_a_wrong_backend_fails_the_command(monkeypatch, micro_bundle, tmp_path, capsys):

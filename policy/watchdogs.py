@@ -4,6 +4,7 @@
 """
 
 import math
+from collections import deque
 
 import numpy as np
 
@@ -106,33 +107,47 @@ class Heartbeat:
 
 
 class TrackingWatch:
-    """Joints that do not go where they are told; a gripper that closes on an object never does, and is left out."""
+    """Joints that do not go where they are told.
+
+    A fault is an error that lasted for ``tracking_time_s`` and is as large towards everything commanded in that time:
+    a servo that follows with a lag is no fault at any speed, nor is one bad reading, and one that is blocked is. A
+    gripper that closes on an object never arrives, and is left out.
+    """
 
     def __init__(self, robot: RobotSpec) -> None:
         self._names = tuple(joint.name for joint in robot.joints)
         self._safety = robot.safety
-        self._since: float | None = None
+        self._told: deque[tuple[float, np.ndarray]] = deque()  # steady time and commanded joints
+        self._since: float | None = None  # when the error became too large
         self.error = 0.0  # newest largest |command - measured| of a joint [rad]
 
     def check(self, command: np.ndarray, measured: np.ndarray, now: float) -> str:
         """Returns why to fault, or ""."""
-        errors = np.abs(command - measured)[: len(self._names)]
-        worst = int(errors.argmax())
-        self.error = float(errors[worst])
-        if self.error <= self._safety.tracking_error:
+        joints, limit = len(self._names), self._safety.tracking_error
+        command, measured = command[:joints], measured[:joints]
+        self._told.append((now, command.copy()))
+        while self._told[0][0] < now - self._safety.tracking_time_s:
+            self._told.popleft()
+        self.error = float(np.abs(command - measured).max())
+        if self.error <= limit:
             self._since = None
             return ""
         self._since = now if self._since is None else self._since
-        if now - self._since < self._safety.tracking_time_s:
+        told = np.array([position for _, position in self._told])  # (T, joints)
+        errors = np.maximum(told.min(axis=0) - measured, measured - told.max(axis=0))
+        worst = int(errors.argmax())
+        if now - self._since < self._safety.tracking_time_s - 1e-6 or errors[worst] <= limit:
             return ""
         return (
-            f"'{self._names[worst]}' is {self.error:.3f} from its command for {now - self._since:.2f} s but "
-            f"safety.tracking_error allows {self._safety.tracking_error:.3f}: blocked, or the servo is off"
+            f"'{self._names[worst]}' is {errors[worst]:.3f} from all its commands of the last "
+            f"{self._safety.tracking_time_s:g} s but safety.tracking_error allows {limit:.3f}: blocked, or the servo "
+            "is off"
         )
 
     def forget(self) -> None:
         """Nothing is commanded, or nothing is measured."""
-        self._since = None
+        self._told.clear()
+        self._since, self.error = None, 0.0
 
 
 class ClockWatch:

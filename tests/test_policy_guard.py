@@ -211,7 +211,7 @@ def test_a_blocked_arm_latches_and_is_held_where_it_is():
         rig.send(positions=np.tile(HOME + 1.5, (16, 1)))
         rig.tick()
         assert rig.now < 105
-    assert "from its command for 0.2" in rig.command.reason
+    assert "from all its commands of the last 0.2 s but safety.tracking_error allows 0.500" in rig.command.reason
     assert "blocked, or the servo is off" in rig.command.reason
     rig.tick(100)
     np.testing.assert_allclose(rig.command.positions[:-1], blocked[:-1], atol=1e-3)
@@ -235,6 +235,31 @@ def test_a_gripper_that_holds_an_object_is_no_fault_and_keeps_its_grip_in_one():
         rig.arm[-1] = 0.25
     assert rig.state is FAULT
     assert rig.command.positions[-1] == pytest.approx(0.05, abs=1e-3)
+
+
+def test_a_servo_that_lags_at_full_speed_is_no_fault():
+    rig = Rig().engaged()
+    lag = 9  # ticks: at the top speed of 2.5 rad/s half a radian behind
+    for tick in range(200):
+        side = 1.4 if (tick // 80) % 2 == 0 else -1.4
+        rig.send(positions=np.tile(HOME + side, (16, 1)))
+        rig.follows = False
+        rig.tick()
+        behind = rig.commands[-lag:][0].positions
+        rig.arm = behind.copy()
+        assert rig.state is POLICY
+    track = np.array([command.positions for command in rig.commands])
+    assert np.abs(track[lag:] - track[:-lag]).max() > ROBOT.safety.tracking_error - 0.1
+
+
+def test_one_bad_reading_is_no_fault():
+    rig = moving()
+    rig.follows = False
+    for wild in (1.0, 0.0, -1.0, 0.0):
+        rig.arm = rig.command.positions + wild
+        rig.tick(4)
+        rig.send()
+    assert rig.state is not FAULT
 
 
 def test_a_short_lag_does_not_latch():

@@ -63,7 +63,7 @@ class SafetySpec:
     teleop_age_s: float = 0.20  # without a teleoperation command for this long the guard holds [s]
     position_margin: float = 0.01  # kept free at both ends of every axis' range [rad, gripper opening]
     tracking_error: float = 0.5  # |command - measured| of a joint that faults [rad]
-    tracking_time_s: float = 0.2  # ... once it has lasted this long [s]
+    tracking_time_s: float = 0.2  # ... from everything that was commanded for this long [s]
     engage_error: float = 0.15  # |command - measured| of a joint above which the guard refuses to engage [rad]
     state_fault_s: float = 1.0  # joint states missing for this long latch a fault [s]
     heartbeat_s: float = 0.5  # silence of a heartbeat that was heard once, which stops the arm [s]; 0: never watched

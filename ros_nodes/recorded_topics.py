@@ -4,17 +4,19 @@ A recording holds every topic of the contract, so that it can be judged and conv
 what was measured, what each source wanted and what was commanded in the end.
 """
 
+import importlib
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ros_nodes.errors import NodeError
 from wam.robot import RobotSpec
 
-__all__ = ["RecordedTopic", "camera_role", "contract_topics", "schema_text"]
+__all__ = ["RecordedTopic", "camera_role", "contract_topics", "message_type", "schema_text"]
 
 IMAGE, CAMERA_INFO, JOINT_STATE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/JointState"
 TRAJECTORY, STATUS = "trajectory_msgs/msg/JointTrajectory", "diagnostic_msgs/msg/DiagnosticStatus"
@@ -100,6 +102,12 @@ def schema_text(type_name: str) -> str:
             todo += list(_used_types(name, texts[name]))
     first, *others = texts.items()
     return first[1] + "".join(f"{SEPARATOR}\nMSG: {_short(name)}\n{text}" for name, text in others)
+
+
+def message_type(type_name: str) -> Any:
+    """The Python class of a message type; needs ROS's message packages."""
+    package, _, name = type_name.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 def _camera_topics(name: str, topic: str, rate_hz: float) -> Sequence[RecordedTopic]:

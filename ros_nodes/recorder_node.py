@@ -5,7 +5,6 @@ down when one offers less, so other people's drivers are recorded too. The rest 
 """
 
 import functools
-import importlib
 import importlib.util
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from ros_nodes.diagnostics import ERROR, DiagnosticsReporter, Health
 from ros_nodes.episode_file import COMPRESSIONS
 from ros_nodes.errors import NodeError
 from ros_nodes.parameters import declare, param
-from ros_nodes.recorded_topics import RecordedTopic, contract_topics
+from ros_nodes.recorded_topics import RecordedTopic, contract_topics, message_type
 from ros_nodes.recording import RecorderSettings, Recording
 from ros_nodes.spinning import run
 from wam.robot import load_robot, robot_file
@@ -146,7 +145,7 @@ class _Stream:
     def __init__(self, node: RecorderNode, topic: RecordedTopic, recording: Recording) -> None:
         self._node, self._topic, self._recording = node, topic, recording
         self._name = node.resolve_topic_name(topic.topic)
-        self._kind = _message_type(topic.type_name)
+        self._kind = message_type(topic.type_name)
         self._profile = _first_profile(topic)
         self._subscription = self._subscribe()
 
@@ -199,11 +198,6 @@ def _common_profile(profile: QoSProfile, offered: Sequence[QoSProfile]) -> QoSPr
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
-
-
-def _message_type(type_name: str) -> Any:
-    package, _, name = type_name.split("/")
-    return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 def _settings(parameters: RecorderParameters) -> RecorderSettings:

@@ -44,6 +44,9 @@ VERBS: Mapping[str, Verb] = {
     "bench": Verb(module="sim.bench", help="measure the latency of a policy on this machine, beside other policies"),
     "bench ros": Verb(module="ros_nodes.bench", help="measure the running graph: rates, ages, time until it holds"),
     "up": Verb(module="ros_nodes.up", help="start the nodes of a launch file without ROS's command line tools"),
+    "top": Verb(module="ros_nodes.top", help="show the running graph: rates, ages, guard, latencies, recorder"),
+    "call": Verb(module="ros_nodes.call", help="call a service of the graph: guard/engage, recorder/start, ..."),
+    "label": Verb(module="wam.label", help="name the actions in video that has none, with an inverse-dynamics head"),
     "view": Verb(module="sim.view", help="show what a model imagines beside what happened: film, PSNR and SSIM"),
     "doctor": Verb(module="wam.doctor", help="what this machine can do, and how to get what is missing"),
 }

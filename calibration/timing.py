@@ -26,6 +26,7 @@ _MIN_SECONDS = 3.0
 _MIN_SPEED = 0.05  # typical speed of turning below which noise decides [rad/s]
 _MIN_CORRELATION = 0.6
 _MIN_FRAMES = 30
+_STRIDE = 4  # pictures between two poses whose turn is compared: 130 ms at 30 Hz
 _RIVAL = 0.93  # a second peak this high makes the first one a guess
 _PARTS = 4  # of the recording; their scatter is the uncertainty
 
@@ -73,19 +74,20 @@ class LatencyResult:
     method: str  # "poses" or "speed" or "pictures"
 
 
-def turning_speed(poses: np.ndarray, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Speed of turning between consecutive poses.
+def turning_speed(poses: np.ndarray, stamps: np.ndarray, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Speed of turning between poses.
 
     Args:
         poses: (K, 4, 4) of one thing in any fixed frame, or of a fixed thing in its frame.
         stamps: (K,) [s].
+        stride: Poses this far apart are compared; a longer way drowns the noise of a single pose.
 
     Returns:
-        (K - 1,) times midway between two poses [s] and (K - 1,) mean speeds between them [rad/s].
+        (K - stride,) times midway between two poses [s] and (K - stride,) mean speeds between them [rad/s].
     """
-    between = inverse(poses[:-1]) @ poses[1:]
-    steps = np.diff(stamps)
-    return (stamps[:-1] + stamps[1:]) / 2, np.linalg.norm(rotation_vector(between[:, :3, :3]), axis=1) / steps
+    between = inverse(poses[:-stride]) @ poses[stride:]
+    steps = stamps[stride:] - stamps[:-stride]
+    return (stamps[:-stride] + stamps[stride:]) / 2, np.linalg.norm(rotation_vector(between[:, :3, :3]), axis=1) / steps
 
 
 def latency_from_poses(
@@ -112,13 +114,13 @@ def latency_from_poses(
     """
     track.check()
     _check_pictures(stamps)
-    times, speeds = turning_speed(boards, stamps)
-    steps = np.diff(stamps)
-    usable = steps < 3 * np.median(steps)  # not across pictures in which the board was not found
+    times, speeds = turning_speed(boards, stamps, _STRIDE)
+    steps = stamps[_STRIDE:] - stamps[:-_STRIDE]
+    usable = steps < 2 * np.median(steps)  # not across pictures in which the board was not found
 
     def expected(latency: float) -> np.ndarray:
         tools = kinematics.poses(track.at(stamps - latency))
-        return turning_speed(tools, stamps)[1]
+        return turning_speed(tools, stamps, _STRIDE)[1]
 
     result = _correlate(times[usable], speeds[usable], lambda latency: expected(latency)[usable], "speed")
     if camera is None:

@@ -105,6 +105,15 @@ class LensSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoardPlacement:
+    """A board that stays where it is, so that any day's picture of a camera can be compared with it."""
+
+    board: str  # its description, as `wam calibrate board` prints it
+    body: str = ""  # "" : fixed to the base; otherwise the kinematics' tool
+    pose: PoseSpec  # T_body_board
+
+
+@dataclass(frozen=True, kw_only=True)
 class CameraCalibration:
     """One camera of the robot."""
 
@@ -113,6 +122,7 @@ class CameraCalibration:
     body: str | None = None  # frame it is mounted in: the kinematics' tool, or "" for the base; None: unknown
     pose: PoseSpec | None = None  # T_body_camera
     latency_s: float = 0.0  # the picture shows the robot as it was at stamp - latency_s, on the joint states' clock [s]
+    board: BoardPlacement | None = None  # for the daily check
     reference: str | None = None  # picture for the daily check, relative to the robot file
 
     @property
@@ -142,22 +152,12 @@ class JointCalibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardPlacement:
-    """A board that stays where it is, so that any day's picture can be compared with it."""
-
-    board: str  # its description, as `wam calibrate board` prints it
-    body: str = ""  # "" : fixed to the base; otherwise the kinematics' tool
-    pose: PoseSpec  # T_body_board
-
-
-@dataclass(frozen=True, kw_only=True)
 class RobotCalibration:
     """Everything measured on one specimen of a robot."""
 
     date: str = ""  # of the last change, ISO 8601; not part of the hash
     cameras: tuple[CameraCalibration, ...] = ()
     joints: tuple[JointCalibration, ...] = ()
-    board: BoardPlacement | None = None
     notes: tuple[str, ...] = field(default=())  # which command wrote what, for people; not part of the hash
 
     def camera(self, name: str) -> CameraCalibration:
@@ -181,11 +181,11 @@ class RobotCalibration:
         return dataclasses.replace(self, joints=_put(self.joints, joint))
 
     def hash(self) -> str:
-        """sha256 of everything that changes what data mean: not the date, the notes and the reference pictures."""
+        """sha256 of what changes the meaning of data: not dates, notes and what the daily check compares with."""
         data = json.loads(json.dumps(dataclasses.asdict(self)))
         del data["date"], data["notes"]
         for camera in data["cameras"]:
-            del camera["reference"]
+            del camera["reference"], camera["board"]
         for part in ("cameras", "joints"):
             data[part].sort(key=lambda entry: entry["name"])
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -30,9 +30,7 @@ class IntrinsicsConfig:
 
     source: str  # folder of pictures, or a live camera: its number, device or stream address
     board: str = DEFAULT_BOARD  # the board in the pictures, as `wam calibrate board` prints it
-    model: str = (
-        "pinhole"  # lens: pinhole (plumb_bob), rational (wide, strong distortion) or fisheye (over 120 degrees)
-    )
+    model: str = "pinhole"  # kind of lens: pinhole, rational (wide, strong distortion) or fisheye (over 120 degrees)
     robot: str = ""  # robot name or file that gets the result; none: only the files in --out are written
     camera: str = "camera"  # name of the camera; with --robot one of the robot's cameras
     out: Path | None = None  # folder for the report, camera_info and live pictures; default: runs/calibration/<camera>

@@ -137,8 +137,8 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def comparison(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours beside plain OpenCV on the same data, each of its hand-eye methods by itself.
 
-    ``worse_p`` is the probability of that many rigs (or more) in which OpenCV is nearer to the truth if both were equally
-    good; ours is called worse only where its median is larger and that is below 5 %.
+    ``worse_p`` is the probability of that many rigs (or more) in which OpenCV is nearer to the truth if both were
+    equally good; ours is called worse only where its median is larger and that is below 5 %.
     """
     pairs = list(_LENS_PAIRS)
     for prefix, words in (("", ""), ("bad_", ", 10 % bad")):
@@ -218,7 +218,7 @@ _BESIDE_HEAD = (
     "OpenCV",
     "95 %",
     "OpenCV 95 %",
-    "nearer / equal / further",
+    "nearer/equal/further",
     "not worse",
 )
 

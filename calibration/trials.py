@@ -215,7 +215,7 @@ def _plain_lens(board: Board, views: Sequence[Detection], lens: LensSpec) -> dic
             flags = cv2.fisheye.CALIB_RECOMPUTE_EXTRINSIC | cv2.fisheye.CALIB_FIX_SKEW
             cv2.fisheye.calibrate(points, pixels, size, matrix, distortion, flags=flags)
         else:
-            _, matrix, _, _, _ = cv2.calibrateCamera(
+            _, found, _, _, _ = cv2.calibrateCamera(
                 [board.points[view.ids].astype(np.float32) for view in views],
                 [view.pixels.astype(np.float32) for view in views],
                 size,
@@ -223,6 +223,7 @@ def _plain_lens(board: Board, views: Sequence[Detection], lens: LensSpec) -> dic
                 np.zeros(8),
                 flags=cv2.CALIB_RATIONAL_MODEL if lens.model == "rational_polynomial" else 0,
             )
+            matrix = np.array(found)
     except cv2.error:
         return {}
     return _lens_errors(np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]), lens)

@@ -102,16 +102,23 @@ def open_backend(
             return TensorRtBackend(folder, manifest, threads=threads, device=device)
         except BackendError as error:
             logger.warning("the engines of %s are not used: %s", folder, error)
-    return BACKENDS[_first_installed()](folder, manifest, threads=threads, device=device)
+    return _first_that_runs(folder, manifest, threads, device)
 
 
-def _first_installed() -> str:
+def _first_that_runs(folder: Path, manifest: Manifest, threads: int | None, device: str) -> Backend:
+    """Opens the first runtime that is installed and runs this kind of bundle: not every one computes every type."""
+    refusals = []
     for name, module in _RUNTIMES.items():
         try:
             importlib.import_module(module)
         except ImportError:
             continue
-        return name
+        try:
+            return BACKENDS[name](folder, manifest, threads=threads, device=device)
+        except BackendError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise BackendError(" ".join(refusals))
     raise BackendError(
         f"no inference runtime is installed ({', '.join(_RUNTIMES.values())}): install onnxruntime to run bundles."
     )

@@ -18,6 +18,7 @@ from policy.load import load_policy
 from policy.tensorrt_plan import has_engines
 from policy.timing import Contender, resident_bytes
 from sim.arm_sim import ArmSim
+from wam.manifest import read_manifest
 from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_STATE, Observation, image_key
 
@@ -65,10 +66,11 @@ def policy_contenders(
 
 def default_backends(bundle: Path) -> tuple[str, ...]:
     """Returns what runs here: ONNX Runtime, torch, and on a GPU compiled torch and engines that were built."""
-    names = ["onnx", "torch"]
-    if not no_device_reason():
-        names.append("torch_compiled")
-        names += ["tensorrt"] if has_engines(bundle) else []
+    manifest, gpu = read_manifest(bundle), not no_device_reason()
+    names = ["onnx"] if gpu or manifest.dtype != "bfloat16" else []  # which ONNX Runtime does not compute on a CPU
+    names += ["torch"] if manifest.weights else []
+    names += ["torch_compiled"] if manifest.weights and gpu else []
+    names += ["tensorrt"] if gpu and has_engines(bundle) else []
     return tuple(names)
 
 

@@ -1,5 +1,6 @@
 """wam bench: interleaved timing on fake contenders, the ratio and the report, and one small real run."""
 
+import dataclasses
 import json
 import time
 
@@ -13,6 +14,7 @@ from sim.bench_contenders import act_contender, default_backends, memory_bytes
 from sim.bench_report import device_line, floor_lines, latency_plot, results_table
 from tests.fake_tensorrt import install, with_engines
 from wam.errors import BundleError, ConfigError, RobotSpecError
+from wam.manifest import read_manifest
 from wam.robot import load_robot
 
 
@@ -175,3 +177,13 @@ def test_every_backend_that_runs_here_is_timed_by_default(monkeypatch, micro_bun
     with_gpu = with_engines(micro_bundle, tmp_path / "bundle")
     assert default_backends(with_gpu) == ("onnx", "torch", "torch_compiled", "tensorrt")
     assert memory_bytes().keys() == {"rss", "gpu"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"dtype": "bfloat16"}, ("torch",)), ({"weights": None}, ("onnx",)), ({}, ("onnx", "torch"))],
+)
+def test_what_cannot_run_a_bundle_is_not_timed(monkeypatch, micro_bundle, changes, expected):
+    manifest = dataclasses.replace(read_manifest(micro_bundle), **changes)
+    monkeypatch.setattr("sim.bench_contenders.read_manifest", lambda folder: manifest)
+    assert default_backends(micro_bundle) == expected

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from policy.errors import BackendError, PlanError
-from policy.load import load_policy
+from policy.load import load_policy, open_backend
 from policy.tensorrt_backend import TensorRtBackend
 from policy.tensorrt_plan import ENGINE_FOLDER
 from tests.fake_cuda import FakeCuda
@@ -157,3 +157,11 @@ def test_a_missing_tensorrt_is_one_message(monkeypatch, bundle):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendError, match="backend 'tensorrt' needs TensorRT.*JetPack"):
         TensorRtBackend(bundle, read_manifest(bundle))
+
+
+def test_auto_takes_the_first_runtime_that_computes_the_bundles_type(micro_bundle):
+    manifest = dataclasses.replace(read_manifest(micro_bundle), dtype="bfloat16")
+    assert open_backend(micro_bundle, manifest, device="cpu").name == "torch"
+    quantised = dataclasses.replace(manifest, weights=None)
+    with pytest.raises(BackendError, match="ONNX Runtime cannot run on a CPU.* no weights for torch"):
+        open_backend(micro_bundle, quantised, device="cpu")

@@ -1,23 +1,26 @@
 """The recorder as a process among processes: nothing lost, one clear refusal, and files that outlive it."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from ros_nodes.distribution import distribution
 from sim.recordings import Recording, read_header
 from tests.ros_graph import Graph
 
 pytestmark = pytest.mark.ros
 
 TRAFFIC = "tests/recorder_traffic.py"
-PROFILE = "config/fastdds_jazzy.xml"  # without its shared memory, images of 640 x 480 are lost in silence
 
 
 def graph(tmp_path: Path, repository: Path) -> Graph:
     (tmp_path / "logs").mkdir()
-    return Graph(tmp_path / "logs", environment={"FASTRTPS_DEFAULT_PROFILES_FILE": str(repository / PROFILE)})
+    # Without the profile's shared memory, images of 640 x 480 are lost in silence.
+    here = distribution(os.environ)
+    return Graph(tmp_path / "logs", environment={here.variable: str(repository / "config" / here.profile)})
 
 
 def start_recording(robots: Graph) -> None:

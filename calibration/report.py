@@ -114,29 +114,7 @@ def intrinsics_sections(result: IntrinsicsResult, folder: Path | None = None) ->
                 (uncertain, "uncertainty over the image, dark is certain; extrapolation shows in the corners"),
             ],
         ),
-        Section(
-            title="Views",
-            tables=[
-                Table(
-                    head=["picture", "corners", "left out", "rms [px]", "blur [px]"],
-                    rows=[
-                        [
-                            view.detection.source,
-                            str(len(view.detection)),
-                            str(int((~view.inlier).sum())),
-                            f"{view.rms_px:.3f}",
-                            f"{view.detection.blur_px:.2f}",
-                        ]
-                        for view in result.views
-                    ],
-                ),
-                *(
-                    [Table(head=["not used", "why"], rows=[list(row) for row in result.rejected])]
-                    if result.rejected
-                    else []
-                ),
-            ],
-        ),
+        _views_section(result),
     ]
     if folder is not None:
         chosen = [view for view in worst_views(result.views, 6) if (folder / view.detection.source).is_file()]
@@ -204,6 +182,32 @@ def hand_eye_sections(result: HandEyeResult, rig: np.ndarray | None = None) -> l
         ),
         Section(title="Views", tables=[Table(head=["picture", "error [mm]", "error [degree]", ""], rows=rows)]),
     ]
+
+
+def _views_section(result: IntrinsicsResult) -> Section:
+    return Section(
+        title="Views",
+        tables=[
+            Table(
+                head=["picture", "corners", "left out", "rms [px]", "blur [px]"],
+                rows=[
+                    [
+                        view.detection.source,
+                        str(len(view.detection)),
+                        str(int((~view.inlier).sum())),
+                        f"{view.rms_px:.3f}",
+                        f"{view.detection.blur_px:.2f}",
+                    ]
+                    for view in result.views
+                ],
+            ),
+            *(
+                [Table(head=["not used", "why"], rows=[list(row) for row in result.rejected])]
+                if result.rejected
+                else []
+            ),
+        ],
+    )
 
 
 def _section(section: Section) -> str:

@@ -7,6 +7,7 @@ evaluation can let the world move on while a policy still thinks. Everything ran
 
 import numpy as np
 
+from sim.cameras import calibrate_cameras
 from sim.errors import SimError
 from sim.gl import mujoco, open_renderer
 from sim.kinematics import heading
@@ -14,6 +15,7 @@ from sim.layout import Layout, name_cube, sample_layout
 from sim.scene import build_model, cube_name, place_layout
 from sim.tasks import HOLD_SECONDS, SceneState, get_task
 from wam.errors import unknown_name
+from wam.lens import PinholeView
 from wam.robot import RobotSpec
 from wam.spec import Observation
 
@@ -53,6 +55,7 @@ class ArmSim:
         physics_dt: float | None = None,
         distractors: int = 0,
         named: int = 0,
+        calibrated_cameras: bool = False,
     ) -> None:
         """Builds the scene.
 
@@ -63,6 +66,7 @@ class ArmSim:
             physics_dt: Physics time step [s]; chosen by ``choose_physics_dt`` when None. Must divide the control step.
             distractors: Number of cubes of other colours beside the named one.
             named: Which cube of a seed's scene the instruction names; above 0 the scene stays and the wish changes.
+            calibrated_cameras: Draws through the lenses and from the places that the robot's calibration holds.
 
         Raises:
             SimError: Unknown task, no model of this robot, a physics step that does not divide the control step, or
@@ -92,6 +96,7 @@ class ArmSim:
             with_bin=self.task.bin is not None,
             physics_dt=self.physics_dt,
         )
+        self._bent: dict[str, PinholeView] = calibrate_cameras(self.model, robot) if calibrated_cameras else {}
         self.data = mujoco.MjData(self.model)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._index_model()
@@ -154,12 +159,13 @@ class ArmSim:
         found = next((spec for spec in self.robot.cameras if spec.name == camera), None)
         if found is None:
             raise SimError(unknown_name("camera", camera, self.robot.camera_names))
-        size = (found.height_px, found.width_px)
+        view = self._bent.get(camera)
+        size = (found.height_px, found.width_px) if view is None else (view.lens.height_px, view.lens.width_px)
         if size not in self._renderers:
             self._renderers[size] = open_renderer(self.model, *size)
         renderer = self._renderers[size]
         renderer.update_scene(self.data, camera=camera)
-        return renderer.render()
+        return renderer.render() if view is None else view.distort(renderer.render())
 
     def observation(self) -> Observation:
         """Everything a policy sees at this instant; draws all of the robot's cameras."""

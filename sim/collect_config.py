@@ -29,6 +29,7 @@ class CollectConfig:
     noise_fraction: float = 0.5  # share of episodes whose executed actions are perturbed, [0, 1]; labels stay clean
     noise: float = 0.03  # standard deviation of that perturbation of the joint targets [rad]
     distractors: int = 0  # cubes of other colours beside the named one
+    calibrated_cameras: bool = False  # draw through lenses and from places that the robot's calibration holds
     video: str = "exact"  # exact: full colour resolution; portable: 4:2:0, which also plays in browsers
     workers: int = 0  # processes; 0: one per CPU core. Does not change the result
 
@@ -92,11 +93,14 @@ class CollectConfig:
             noise_fraction=self.noise_fraction,
             noise=self.noise,
             distractors=self.distractors,
+            calibrated_cameras=self.calibrated_cameras,
         )
 
     def settings(self, robot: RobotSpec) -> dict[str, Any]:
         """Returns what decides the dataset's contents, as JSON data: equal settings, equal dataset."""
-        return {
+        # Only where it is asked for, so that recordings begun before can be gone on with
+        lenses = {"calibration": robot.calibration_hash()} if self.calibrated_cameras else {}
+        return lenses | {
             "task": self.task,
             "robot": robot.name,
             "robot_fingerprint": robot.fingerprint(),

@@ -30,6 +30,7 @@ class DemoSettings:
     noise_fraction: float  # share of episodes with perturbed actions [0, 1]
     noise: float  # std of the perturbation of joint targets [rad]
     distractors: int  # cubes beside the named one
+    calibrated_cameras: bool = False  # pictures as through the robot's calibrated cameras
 
 
 @dataclass(frozen=True, kw_only=True)

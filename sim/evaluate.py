@@ -66,7 +66,14 @@ def evaluate(config: EvaluateConfig, *, make_policy: Callable[[], Policy] | None
     seeds = episode_seeds(config.split, config.episodes)
     robot = load_robot(config.robot) if config.robot else read_manifest(config.bundle).robot
     make_policy = make_policy or _policy_factory(config, robot)
-    make_sim = partial(ArmSim, config.task, robot, distractors=config.distractors, named=config.named)
+    make_sim = partial(
+        ArmSim,
+        config.task,
+        robot,
+        distractors=config.distractors,
+        named=config.named,
+        calibrated_cameras=config.calibrated_cameras,
+    )
     policy, measured_ms = _probe(make_policy, make_sim, seeds[0], config)
     loop = LoopSettings(
         mode=config.mode,

@@ -45,6 +45,7 @@ class EvaluateConfig:
     backend: str = "auto"  # inference: onnx, torch, or auto: the first that is installed
     robot: str = ""  # robot name or file; default: the one the bundle was made for
     distractors: int = 0  # cubes of other colours beside the named one
+    calibrated_cameras: bool = False  # draw through lenses and from places that the robot's calibration holds
     named: int = 0  # which cube of each scene is named; 1 with a distractor: same scenes, counterfactual instruction
     videos: int = 3  # first episodes to film
     failure_videos: int = 20  # failures to film besides, at most

@@ -39,7 +39,12 @@ class Recorder:
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
         settings = setup.settings
-        self._sim = ArmSim(settings.task, settings.robot, distractors=settings.distractors)
+        self._sim = ArmSim(
+            settings.task,
+            settings.robot,
+            distractors=settings.distractors,
+            calibrated_cameras=settings.calibrated_cameras,
+        )
 
     def record(self, seed: int) -> EpisodeRecord:
         """Simulates, encodes and spools the episode of a seed.

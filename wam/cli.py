@@ -37,6 +37,7 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb(module="wam.train", help="train a world-action model on a dataset"),
     "export": Verb(module="wam.export", help="turn a checkpoint into a policy bundle that runs without torch"),
     "engine": Verb(module="policy.engine", help="build TensorRT engines from a bundle, on the machine that runs them"),
+    "quantise": Verb(module="wam.quantise", help="make a bundle 8 bits wide, calibrated on a dataset and judged"),
     "evaluate": Verb(module="sim.evaluate", help="judge a policy bundle in closed loop on simulated tasks"),
     "study": Verb(module="sim.study", help="train and judge several models; one table with intervals"),
     "verify": Verb(module="policy.verify", help="check a bundle on this machine: results, layers, latency"),

@@ -28,6 +28,7 @@ from wam.conditions import frame_condition, with_condition
 from wam.config import ModelConfig
 from wam.expert import Expert, ExpertModulation, LayersKV, RegisterExpert
 from wam.flow import step_gain, velocity_from_x
+from wam.inverse_dynamics import InverseDynamicsHead
 from wam.text import VOCABULARY_SIZE
 from wam.tokenizer import make_tokenizer
 from wam.visibility import Group, Question, visible
@@ -63,6 +64,7 @@ class WorldActionModel(nn.Module):
         steps = config.chunk_length if config.learned_positions else 0
         self.video_positions = nn.Parameter(POSITION_STD * torch.randn(places, config.video_width))
         self.action_positions = nn.Parameter(POSITION_STD * torch.randn(steps, config.action_width))
+        self.inverse = InverseDynamicsHead(config) if config.inverse_head else None
         self.make_tables()
 
     def make_tables(self) -> None:

@@ -55,6 +55,7 @@ class ModelConfig:
     action_prediction: str = "x"  # what the action expert outputs: the clean chunk ("x") or the velocity
     action_head: str = "modulated"  # output layer of the action expert: modulated by sigma, or a bare linear one
     action_register: bool = False  # actions run through the video expert's own blocks: one expert, not two (DreamZero)
+    inverse_head: int = 0  # width of the inverse-dynamics head; 0: there is none
     action_shift: float = 1.0  # flow shift S of the action sampler; near 1 suits few steps
     video_shift: float = 5.0  # flow shift S of the video sampler, as Wan
 

@@ -47,7 +47,7 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
         if data.base is None:
             model.tokenizer.fit(torch.from_numpy(data.tokenizer_images()))
         else:
-            model.load_state_dict(data.base.model.state_dict())
+            _take_up(model, data.base.model)
     start_from_wan(model, config.out, config.wan, config.weights, fresh=found is None and data.base is None)
     model.to(device)
     for name, parameter in model.named_parameters():
@@ -82,6 +82,14 @@ def save_run(config: TrainConfig, data: TrainingData, run: RunState) -> Path:
         robot=data.robot,
         meta={"training": config.to_dict()},
     )
+
+
+def _take_up(model: WorldActionModel, base: WorldActionModel) -> None:
+    """Starts from a checkpoint; only an inverse-dynamics head may be new."""
+    found = model.load_state_dict(base.state_dict(), strict=False)
+    wrong = [name for name in found.missing_keys if not name.startswith("inverse.")] + found.unexpected_keys
+    if wrong:
+        raise CheckpointError(f"the checkpoint to start from does not fit the model: {', '.join(wrong)}.")
 
 
 def _resume(config: TrainConfig, run: RunState, found: Path) -> None:

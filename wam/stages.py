@@ -1,7 +1,8 @@
 """Training stages: what is learned, and which weights may change.
 
 ``full`` trains everything. ``distill`` starts from a checkpoint (``--init``) and changes the action expert only, so a
-chunk takes one denoising step. A stage is one entry in ``STAGES``.
+chunk takes one denoising step. ``inverse`` adds an inverse-dynamics head to a checkpoint and trains it alone. A stage
+is one entry in ``STAGES``.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from wam.batches import Batch
 from wam.distill import distillation_losses
+from wam.inverse_dynamics import inverse_losses
 from wam.losses import LossConfig, training_losses
 from wam.model import WorldActionModel
 
@@ -45,11 +47,16 @@ def _all(name: str) -> bool:
     return True
 
 
+def _inverse_head(name: str) -> bool:
+    return name.startswith("inverse.")
+
+
 def _action_expert(name: str) -> bool:
     return name.startswith("experts.action.") or name == "action_positions"
 
 
 STAGES: Mapping[str, Stage] = {
     "full": Stage(losses=_full, trains=_all, needs_init=False),
+    "inverse": Stage(losses=inverse_losses, trains=_inverse_head, needs_init=True),
     "distill": Stage(losses=distillation_losses, trains=_action_expert, needs_init=True),
 }

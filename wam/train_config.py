@@ -22,7 +22,7 @@ class TrainConfig:
     dataset: tuple[Path, ...]  # folders of LeRobot v3 datasets (`wam collect` makes one); several are joined
     out: Path  # run folder: checkpoints/, metrics.jsonl, tensorboard/
     robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
-    stage: str = "full"  # full: everything; distill: the action expert learns to need one step, starting from --init
+    stage: str = "full"  # full: everything; from --init: distill (one-step actions), inverse (inverse-dynamics head)
     init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
     preset: str = "tiny"  # model preset; with --init that of the checkpoint
     wan: Path | None = (

@@ -20,6 +20,7 @@ from wam.transforms import Transforms
 
 __all__ = ["TrainingData", "prepare"]
 
+INVERSE_HEAD_WIDTH = 64  # of a head that a checkpoint gets: 0.2 M parameters
 TOKENIZER_FRAMES = 512  # frames the tokenizer is fitted to: some 100 000 patches, one second
 
 
@@ -56,7 +57,7 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
     """
     robot = _robot(config)
     base = None if config.init is None else load_checkpoint(config.init, robot=robot)
-    model_config = _model_config(config, robot) if base is None else base.config
+    model_config = _model_config(config, robot) if base is None else _continued(config, base)
     height, width = model_config.image_size_px
     caches = [
         config.out / "cache" / f"frames_{height}x{width}{f'_{i}' if i else ''}.u8" for i in range(len(config.dataset))
@@ -83,6 +84,11 @@ def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
     base = preset(config.preset, robot)
     prediction = config.action_prediction or base.action_prediction
     return dataclasses.replace(base, action_prediction=prediction, max_prefix=config.max_prefix)
+
+
+def _continued(config: TrainConfig, base: Checkpoint) -> ModelConfig:
+    wanted = config.stage == "inverse" and not base.config.inverse_head
+    return dataclasses.replace(base.config, inverse_head=INVERSE_HEAD_WIDTH) if wanted else base.config
 
 
 def _robot(config: TrainConfig) -> RobotSpec:

@@ -1,7 +1,8 @@
 """ROS 2 nodes: thin rclpy shells around ``policy``, the only place that knows ROS.
 
-No node exists yet: this package reserves the name and the place in the import order. The policy that the nodes will
-run can be used from Python today, see ``policy.load.load_policy``.
+``<name>_node`` modules are executables: ``arm``, ``camera``, ``guard``, ``policy``, ``recorder`` and ``teleop``. From
+the repository they start as ``python -m ros_nodes.guard_node --ros-args -p robot:=sim6``. Every node shares
+``parameters`` (one frozen dataclass), ``messages`` (values to messages), ``qos``, ``diagnostics`` and ``spinning``.
 """
 
 __all__: list[str] = []

@@ -53,6 +53,12 @@ class FakeRobot:
         """Robot time [s]."""
         return time.time() + self.clock_shift
 
+    def go_home(self) -> None:
+        """Puts the arm where the fake policy swings, and mends its encoders."""
+        self.positions = HOME.copy()
+        self.offset[:] = 0
+        self.names = list(NAMES)
+
     def _on_command(self, message: Float64MultiArray) -> None:
         self.positions = command_by_name(message, NAMES)
 

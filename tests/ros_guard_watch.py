@@ -1,5 +1,7 @@
 """What a guard says and commands, as seen from outside: its states, how fast it reacts, whether it keeps the limits."""
 
+import time
+
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Float64MultiArray
@@ -8,7 +10,7 @@ from policy.wire import command_by_name
 from ros_nodes import qos
 from ros_nodes.diagnostics import values_of
 from tests.ros_fake_policy import ROBOT
-from tests.ros_graph import Graph
+from tests.ros_graph import PATIENCE, Graph
 
 PERIOD = 1 / ROBOT.safety.guard_rate_hz
 # Time-outs are measured here, by when messages arrive in this process. Beyond the gate that a robot must keep, a busy
@@ -45,11 +47,14 @@ class GuardWatch:
         return self.states.items[-1][0]
 
     def run(self) -> None:
-        """Brings the guard into RUN_POLICY, from whatever state."""
+        """Brings the guard into RUN_POLICY, from whatever state; fails when it refuses for too long."""
+        end = time.monotonic() + PATIENCE
+        answer = ""
         while self.values.get("state") != "RUN_POLICY":
+            assert time.monotonic() < end, f"the guard does not engage: {answer}"
             if self.values.get("state") == "FAULT":
                 self.graph.call("guard/reset")
-            self.graph.call("guard/engage")
+            answer = self.graph.call("guard/engage").message
             self.graph.spin(0.1)
 
     def reaction(self, since: float, state: str) -> tuple[float, float]:

@@ -138,6 +138,7 @@ def test_a_new_episode_puts_the_arm_back_and_ignores_commands_from_before(graph:
     graph.until(moved, "commands from near the arm are taken again")
 
 
+@pytest.mark.slow
 def test_a_slow_simulation_publishes_the_clock_it_stamps_with(tmp_path: Path) -> None:
     with Graph(tmp_path) as graph:
         graph.start("arm", "robot:=sim6", "speed:=0.5", "publish_clock:=true")
@@ -153,6 +154,7 @@ def test_a_slow_simulation_publishes_the_clock_it_stamps_with(tmp_path: Path) ->
         assert clock[-1][1] - 0.2 < newest <= clock[-1][1] + 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -173,6 +173,7 @@ def test_the_node_publishes_reports_a_frozen_picture_and_reconnects(tmp_path: Pa
         graph.until(lambda: int(values_of(reports.last.status[0])["reconnects"]) > 0, "it is opened again")
 
 
+@pytest.mark.slow
 def test_a_wrong_size_is_told_and_not_published(tmp_path: Path, pictures: Path) -> None:
     for path in pictures.iterdir():
         cv2.imwrite(str(path), np.zeros((48, 64, 3), dtype=np.uint8))
@@ -184,6 +185,7 @@ def test_a_wrong_size_is_told_and_not_published(tmp_path: Path, pictures: Path) 
         assert not images.items
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
 pytest.importorskip("rclpy")
 
 from tests.ros_fakes import FakePolicyTimer, FakeRobot  # noqa: E402

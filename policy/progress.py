@@ -45,21 +45,22 @@ class Progress:
             self._newest, self._since = (sequence, index), now
         self._held = False
 
-    def index(self, sequence: int, *, otherwise: int) -> int | None:
-        """Which action of a chunk is in effect.
+    def place(self, sequence: int, *, by_clock: float) -> float | None:
+        """Where a chunk is, in actions.
 
         Args:
             sequence: Of the chunk that was handed out last.
-            otherwise: What the clock says, for when the guard has not reported on that chunk yet.
+            by_clock: What the clock says. It counts between two actions, and alone while there is no report yet.
 
         Returns:
-            Its index, or None while the guard holds.
+            The action in effect and the share of it that is over, or None while the guard holds.
         """
         if self._held:
             return None
         if self._newest is not None and self._newest[0] == sequence:
-            return self._newest[1]
-        return otherwise
+            index = self._newest[1]
+            return min(max(by_clock, float(index)), index + 1.0)
+        return by_clock
 
     def over(self, sequence: int, last: int, now: float) -> bool:
         """Whether a chunk's last action has had its time, or the chunk is not being played at all."""

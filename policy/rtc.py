@@ -23,7 +23,7 @@ import numpy as np
 from policy.backend import Backend
 from policy.errors import PolicyError
 
-__all__ = ["GUIDANCE_LIMIT", "Continuation", "guided_denoise", "prefix_denoise", "soft_weights"]
+__all__ = ["GUIDANCE_LIMIT", "Continuation", "actions_ahead", "guided_denoise", "prefix_denoise", "soft_weights"]
 
 GUIDANCE_LIMIT = 10.0  # G: near s = 1 and s = 0 the exact factor grows without bound
 
@@ -43,6 +43,20 @@ class Continuation:
                 f"continuation has actions {self.actions.shape}, delay {self.delay} and horizon {self.horizon}: there "
                 "must be actions left, a delay of 0 or more and a horizon that is not before it."
             )
+
+
+def actions_ahead(actions: np.ndarray, place: float) -> np.ndarray:
+    """Returns (n, A) float32 what lies ahead of a place in a chunk, one control step apart; n may be 0.
+
+    Args:
+        actions: (H, A) of the playing chunk.
+        place: Where it is now, in actions; between two of them they are interpolated. Rounding instead would slow a
+            policy down that replans every 1.4 steps, as each new plan would begin with what is over already.
+    """
+    places = place + np.arange(max(0, int(np.floor(len(actions) - 1 - place + 1e-6)) + 1))
+    before = np.clip(np.floor(places + 1e-6).astype(int), 0, len(actions) - 1)
+    after, share = np.minimum(before + 1, len(actions) - 1), np.clip(places - before, 0, 1)[:, None]
+    return ((1 - share) * actions[before] + share * actions[after]).astype(np.float32)
 
 
 def soft_weights(chunk_length: int, continuation: Continuation) -> np.ndarray:

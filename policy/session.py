@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from policy.ensemble import Ensemble
 from policy.errors import ScheduleError
 from policy.progress import Progress
-from policy.rtc import Continuation
+from policy.rtc import Continuation, actions_ahead
 from policy.runner import Policy
 from policy.schedule import CONTINUING, MODES
 from wam.errors import unknown_name
@@ -64,6 +64,8 @@ class PolicySession:
         mode: One of ``policy.schedule.MODES`` but "frozen".
         execution_horizon: Actions after which the next observation is wanted in hold_last mode, and at which the
             weights of real-time chunking reach zero; None takes half of the chunk.
+        noise_seed: Of every chunk's noise: a policy that could go left or right decides alike from chunk to chunk. None
+            draws fresh noise for each.
         epoch: First epoch: larger than that of any earlier session on the same graph (seconds since 1970 will do).
         on_result: Called in the session's thread with every result; without it, use ``poll``.
         clock: Steady clock [s].
@@ -79,11 +81,13 @@ class PolicySession:
         mode: str = "asynchronous",
         *,
         execution_horizon: int | None = None,
+        noise_seed: int | None = 0,
         epoch: int = 0,
         on_result: Callable[[ChunkResult], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._mode, self._clock, self._on_result = policy, mode, clock, on_result
+        self._noise_seed = noise_seed
         self._horizon = max(1, policy.chunk_length // 2) if execution_horizon is None else execution_horizon
         _check(policy, robot, mode, self._horizon)
         self._progress = Progress(policy.control_dt)
@@ -187,13 +191,13 @@ class PolicySession:
         if self._mode not in CONTINUING or self._playing is None:
             return None
         sequence, chunk = self._playing
-        elapsed = round((observation.stamp - chunk.stamp) / chunk.control_dt)
-        consumed = self._progress.index(sequence, otherwise=elapsed)
-        if consumed is None or not 0 <= consumed < len(chunk.actions):
+        elapsed = (observation.stamp - chunk.stamp) / chunk.control_dt
+        place = self._progress.place(sequence, by_clock=elapsed)
+        if place is None or not 0 <= place <= len(chunk.actions) - 1:
             return None  # held, or the chunk is over: the next one starts afresh
         delay = self._delay()
         return Continuation(
-            actions=chunk.actions[consumed:],
+            actions=actions_ahead(chunk.actions, place),
             delay=delay,
             horizon=max(delay, self._horizon),
             hard=self._mode == "hard_prefix",
@@ -215,7 +219,7 @@ class PolicySession:
                 self._policy.reset()
                 if self._ensemble is not None:
                     self._ensemble.clear()
-            chunk = self._policy.infer(work.observation, continuation=work.continuation)
+            chunk = self._policy.infer(work.observation, noise_seed=self._noise_seed, continuation=work.continuation)
             if self._ensemble is not None:
                 chunk = self._ensemble.add(chunk)
         except Exception as error:

@@ -29,6 +29,7 @@ class FakePolicy:
         self.entered = threading.Semaphore(0)
         self.error: Exception | None = None
         self.continuations: list[Continuation | None] = []
+        self.seeds: list[int | None] = []
         self.resets = 0
 
     def reset(self) -> None:
@@ -36,6 +37,7 @@ class FakePolicy:
 
     def infer(self, observation, *, noise_seed=None, continuation=None):
         self.continuations.append(continuation)
+        self.seeds.append(noise_seed)
         self.entered.release()
         assert self.gate.wait(LIMIT_S)
         if self.error is not None:
@@ -179,11 +181,32 @@ def test_a_chunk_continues_the_playing_one_from_the_action_that_was_consumed():
         bench.infer(1.0)
         bench.session.on_consumed(5, 0, 0)
         bench.session.on_consumed(5, 0, 2)  # two actions on, whatever the clock says
-        bench.infer(1.5)
+        bench.infer(1.2)
         known = bench.policy.continuations[-1]
-        np.testing.assert_array_equal(known.actions[:, 0], [102, 103, 104, 105, 106, 107])
+        np.testing.assert_allclose(known.actions[:, 0], [102, 103, 104, 105, 106, 107], atol=1e-3)
         assert (known.horizon, known.hard) == (4, False)
     assert bench.policy.continuations[0] is None
+
+
+@pytest.mark.parametrize(("stamp", "first"), [(1.24, 102.4), (1.5, 103.0), (1.0, 102.0)])
+def test_between_two_actions_the_clock_counts_but_never_past_what_was_consumed(stamp, first):
+    with Bench("real_time_chunking", epoch=5) as bench:
+        bench.infer(1.0)
+        bench.session.on_consumed(5, 0, 2)
+        bench.infer(stamp)
+        known = bench.policy.continuations[-1].actions[:, 0]
+        np.testing.assert_allclose(known, first + np.arange(len(known)), atol=1e-3)
+        assert len(known) == int(107 - first) + 1
+
+
+def test_noise_is_the_same_for_every_chunk_unless_fresh_noise_is_asked_for():
+    with Bench() as bench:
+        bench.infer(1.0)
+        bench.infer(1.1)
+        assert bench.policy.seeds == [0, 0]
+    with Bench(noise_seed=None) as bench:
+        bench.infer(1.0)
+        assert bench.policy.seeds == [None]
 
 
 def test_delay_is_where_chunks_begin_to_be_consumed_not_what_the_clock_says():
@@ -205,7 +228,7 @@ def test_without_reports_the_clock_says_where_the_chunk_is():
     with Bench("real_time_chunking") as bench:
         bench.infer(1.0)
         bench.infer(1.3)
-        np.testing.assert_array_equal(bench.policy.continuations[-1].actions[:, 0], [103, 104, 105, 106, 107])
+        np.testing.assert_allclose(bench.policy.continuations[-1].actions[:, 0], [103, 104, 105, 106, 107], atol=1e-3)
 
 
 def test_after_a_hold_and_after_the_end_of_a_chunk_the_next_one_is_free():

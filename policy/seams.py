@@ -107,5 +107,6 @@ def _monotone_slopes(knots: np.ndarray, values: np.ndarray) -> np.ndarray:
     same = before * after > 0
     first, second = 2 * right + left, right + 2 * left
     safe_before, safe_after = np.where(same, before, 1.0), np.where(same, after, 1.0)
-    slopes[1:-1] = np.where(same, (first + second) / (first / safe_before + second / safe_after), 0.0)
+    with np.errstate(over="ignore"):  # a secant of almost nothing makes the mean almost nothing
+        slopes[1:-1] = np.where(same, (first + second) / (first / safe_before + second / safe_after), 0.0)
     return slopes

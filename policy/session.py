@@ -64,8 +64,9 @@ class PolicySession:
         mode: One of ``policy.schedule.MODES`` but "frozen".
         execution_horizon: Actions after which the next observation is wanted in hold_last mode, and at which the
             weights of real-time chunking reach zero; None takes half of the chunk.
-        noise_seed: Of every chunk's noise: a policy that could go left or right decides alike from chunk to chunk. None
-            draws fresh noise for each.
+        same_noise: Whether every chunk starts from the same noise, so that a policy that could go left or right decides
+            alike from chunk to chunk. None: in asynchronous and hold_last mode; where chunks are tied to one another
+            already, the same noise on top made the arm stand still.
         epoch: First epoch: larger than that of any earlier session on the same graph (seconds since 1970 will do).
         on_result: Called in the session's thread with every result; without it, use ``poll``.
         clock: Steady clock [s].
@@ -81,13 +82,14 @@ class PolicySession:
         mode: str = "asynchronous",
         *,
         execution_horizon: int | None = None,
-        noise_seed: int | None = 0,
+        same_noise: bool | None = None,
         epoch: int = 0,
         on_result: Callable[[ChunkResult], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy, self._mode, self._clock, self._on_result = policy, mode, clock, on_result
-        self._noise_seed = noise_seed
+        same = mode in {"asynchronous", "hold_last"} if same_noise is None else same_noise
+        self._noise_seed = 0 if same else None
         self._horizon = max(1, policy.chunk_length // 2) if execution_horizon is None else execution_horizon
         _check(policy, robot, mode, self._horizon)
         self._progress = Progress(policy.control_dt)

@@ -199,14 +199,21 @@ def test_between_two_actions_the_clock_counts_but_never_past_what_was_consumed(s
         assert len(known) == int(107 - first) + 1
 
 
-def test_noise_is_the_same_for_every_chunk_unless_fresh_noise_is_asked_for():
-    with Bench() as bench:
+@pytest.mark.parametrize(
+    ("mode", "same", "seed"),
+    [
+        ("asynchronous", None, 0),
+        ("real_time_chunking", None, None),
+        ("temporal_ensembling", None, None),
+        ("asynchronous", False, None),
+        ("real_time_chunking", True, 0),
+    ],
+)
+def test_noise_is_the_same_for_every_chunk_where_nothing_else_ties_them(mode, same, seed):
+    with Bench(mode, same_noise=same) as bench:
         bench.infer(1.0)
         bench.infer(1.1)
-        assert bench.policy.seeds == [0, 0]
-    with Bench(noise_seed=None) as bench:
-        bench.infer(1.0)
-        assert bench.policy.seeds == [None]
+        assert bench.policy.seeds == [seed, seed]
 
 
 def test_delay_is_where_chunks_begin_to_be_consumed_not_what_the_clock_says():

@@ -120,6 +120,7 @@ def test_the_bridge_between_guard_topics_and_a_controller(tmp_path, repository):
     assert commands.last.layout.dim[0].label == ",".join(order)
 
 
+@pytest.mark.slow
 def test_the_bridge_speaks_trajectories_by_name(tmp_path, repository):
     file = tmp_path / "so101.yaml"
     text = (repository / "config/robots/so101.yaml").read_text()
@@ -142,6 +143,7 @@ def test_the_bridge_speaks_trajectories_by_name(tmp_path, repository):
     assert (command.header.stamp.sec, command.header.stamp.nanosec) == (0, 0)
 
 
+@pytest.mark.slow
 def test_one_topic_for_both_joint_states_is_refused(tmp_path):
     with Graph(tmp_path) as graph:
         arm = graph.start("arm", "backend:=external", "robot:=so101", "external_command_topic:=/c")

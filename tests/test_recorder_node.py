@@ -88,6 +88,7 @@ def test_a_killed_recorder_leaves_both_episodes_readable(tmp_path, repository):
         assert {"image/front", "image/wrist", "state", "command", "guard", "task"} <= set(found)
 
 
+@pytest.mark.slow
 def test_a_start_without_streams_is_one_refusal_that_names_them(tmp_path, repository):
     with graph(tmp_path, repository) as robots:
         robots.start(TRAFFIC, "robot:=sim6", "silent:=images")
@@ -105,6 +106,7 @@ def test_a_start_without_streams_is_one_refusal_that_names_them(tmp_path, reposi
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_sigterm_completes_the_episode(tmp_path, repository):
     with graph(tmp_path, repository) as robots:
         robots.start(TRAFFIC, "robot:=sim6")

@@ -74,6 +74,7 @@ def test_a_joystick_commands_while_held_and_stops_the_arm(tmp_path):
         graph.until(lambda: not arm.stops.last.data, "the e-stop is cleared")
 
 
+@pytest.mark.slow
 def test_a_keyboard_in_a_terminal_moves_stops_calls_and_quits(tmp_path):
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
@@ -150,7 +151,7 @@ def test_a_leader_arm_is_followed_by_name(tmp_path):
     ("options", "message"),
     [
         (["source:=keyboard"], "the keyboard can only be read in a terminal"),
-        (["source:=leader", "dead_man:=none"], "a leader arm needs leader_port"),
+        pytest.param(["source:=leader", "dead_man:=none"], "a leader arm needs leader_port", marks=pytest.mark.slow),
         pytest.param(
             ["source:=replay", "dead_man:=none"],
             "parameter 'replay_file' of node 'teleop' is empty",

@@ -110,6 +110,7 @@ def test_top_against_a_running_guard(tmp_path):
 
 
 @pytest.mark.ros
+@pytest.mark.slow
 def test_top_without_a_graph_says_what_to_check(tmp_path):
     with Graph(tmp_path) as graph:
         nothing = wam(graph, "top", "--once", "--wait-s", "0.5")

@@ -71,10 +71,14 @@ class GuardWatch:
         return np.array([command_by_name(message, ROBOT.action_names) for _, message in self.commands.since(since)])
 
     def check_limits(self, since: float) -> None:
-        """No two commands in a row are farther apart than the fastest joint may move in a late tick."""
+        """No two commands in a row are farther apart than the fastest joint may move in two late ticks.
+
+        Two, because the publisher keeps only its newest command, and a busy machine may never deliver the one before.
+        Exact limits are tested on the core; here a jump would be several times as far.
+        """
         steps = np.abs(np.diff(self.path(since), axis=0))
         fastest = np.array([axis.max_velocity for axis in ROBOT.axes]) * PERIOD
-        assert (steps <= 3 * fastest + 1e-4).all(), steps.max(axis=0) / fastest
+        assert (steps <= 2 * 3 * fastest + 1e-4).all(), steps.max(axis=0) / fastest
 
     def check_at_rest(self, *, seconds: float = 0.3) -> np.ndarray:
         """Watches for a while that the command does not move; returns it."""

@@ -116,12 +116,14 @@ def _one_line(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ros_nodes.up", description="Start the nodes of a launch file without ROS's command line tools."
+        prog="wam up", description="Start the nodes of a launch file without ROS's command line tools."
     )
     parser.add_argument("file", help="launch file: a path, or the name of one of this package (bringup, sim, ...)")
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="launch arguments; --show-args lists them")
-    parser.add_argument("--show-args", action="store_true", help="list the arguments of the file and start nothing")
-    parser.add_argument("--print", action="store_true", help="print the commands and start nothing")
+    parser.add_argument(
+        "--show-args", action="store_true", help="list the arguments of the file and start nothing (default: False)"
+    )
+    parser.add_argument("--print", action="store_true", help="print the commands and start nothing (default: False)")
     return parser
 
 

@@ -122,7 +122,7 @@ def test_runs_as_a_module_and_imports_nothing_heavy() -> None:
 
 def help_of(verb: str) -> subprocess.CompletedProcess[str]:
     # A wide terminal, so that the help is not wrapped inside a word.
-    command = ["env", "COLUMNS=400", sys.executable, "-m", "wam.cli", verb, "--help"]
+    command = ["env", "COLUMNS=400", sys.executable, "-m", "wam.cli", *verb.split(), "--help"]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -27,7 +27,7 @@ BIN := $(VENV)/bin
 MARKS := $(if $(SLOW),not gpu,not slow and not gpu)
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-kilted test-gpu bench doctor lint format lock environment gl clean
+.PHONY: help demo test test-kilted test-gpu bench doctor lint format lock environment quantise-environment gl clean
 
 help: ## what there is
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -69,6 +69,9 @@ lock: environment ## resolve setup.py again to requirements/lock.txt (UPGRADE=1:
 
 environment: ## make or update .venv
 	@requirements/environment.sh $(VENV)
+
+quantise-environment: environment ## nvidia-modelopt in an environment of its own, for `wam quantise`
+	@requirements/quantise.sh $(VENV)
 
 gl: ## check the GL libraries MuJoCo renders with; installs them when run as root
 	@requirements/gl.sh

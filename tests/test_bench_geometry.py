@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +47,7 @@ def test_half_precision_halves_what_is_read():
     assert half.flops == full.flops
 
 
+@pytest.mark.slow
 def test_the_floor_of_fastwams_geometry():
     floors = floors_ms(preset("wan5b", ROBOT), "bfloat16", (10, 4), "h100")["h100"]
     assert floors[10] == pytest.approx(8.2, abs=0.3)
@@ -67,13 +70,13 @@ def test_devices_are_found_by_the_drivers_name():
 
 def test_without_a_gpu_rows_say_so_and_the_floor_is_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert main(["geometry", "--device-floor", "h100", "--out", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / "wan5b" / "results.json").read_text())
+    assert main(["geometry", "--presets", "wan_micro", "--device-floor", "h100", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "wan_micro" / "results.json").read_text())
     assert [row["not_run"] for row in results["rows"].values()] == ["no CUDA device"] * 4
-    assert results["floors_ms"]["h100"]["10"] > 5
+    assert results["floors_ms"]["h100"]["10"] > 0
     printed = capsys.readouterr().out
     assert "ours, compiled: not run, no CUDA device" in printed
-    assert "H100 SXM, computed, not measured, ms per chunk: 10 steps 8." in printed
+    assert "H100 SXM, computed, not measured, ms per chunk: 10 steps 0." in printed
 
 
 @pytest.mark.slow
@@ -103,20 +106,26 @@ def test_random_weights_keep_activations_finite_and_types():
     assert lower_matmuls(model, "bfloat16") is model
 
 
+def command_alone(repository, *options):
+    """The command in a process without the checks of jaxtyping, which cannot be compiled as one graph."""
+    command = [sys.executable, "-m", "sim.bench", "geometry", *options]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
-def test_the_whole_command_on_the_cpu(tmp_path):
-    options = ["--layers", "1", "--width", "1", "--device", "cpu", "--dtype", "float32", "--n-steps", "1"]
-    assert main(["geometry", *options, "--rounds", "1", "--no-autoencoder", "--out", str(tmp_path)]) == 0
-    rows = json.loads((tmp_path / "wan5b" / "results.json").read_text())["rows"]
+def test_the_whole_command_on_the_cpu(repository, tmp_path):
+    options = ["--presets", "wan_micro", "--device", "cpu", "--dtype", "float32", "--n-steps", "1", "--rounds", "1"]
+    command_alone(repository, *options, "--no-autoencoder", "--out", str(tmp_path))
+    rows = json.loads((tmp_path / "wan_micro" / "results.json").read_text())["rows"]
     assert list(rows) == ["ours, eager, 1", "ours, compiled, 1", "LeRobot FastWAM, eager, 1"]
     assert all(row["wall_ms"]["count"] == 4 for row in rows.values())
-    assert (tmp_path / "wan5b" / "latency.png").is_file()
+    assert (tmp_path / "wan_micro" / "latency.png").is_file()
 
 
 @pytest.mark.gpu
-def test_the_whole_command_on_a_gpu(tmp_path):
-    options = ["--layers", "2", "--n-steps", "2", "--rounds", "1", "--out", str(tmp_path)]
-    assert main(["geometry", *options]) == 0
+def test_the_whole_command_on_a_gpu(repository, tmp_path):
+    command_alone(repository, "--layers", "2", "--n-steps", "2", "--rounds", "1", "--out", str(tmp_path))
     rows = json.loads((tmp_path / "wan5b" / "results.json").read_text())["rows"]
     assert "not_run" not in rows["ours, compiled, 2"]
     assert rows["ours, compiled, 2"]["wall_ms"]["p50"] < rows["ours, eager, 2"]["wall_ms"]["p50"]

@@ -151,7 +151,7 @@ def summary_table(result: HandEyeResult) -> Table:
     used = result.inlier
     x, y, z = 1e3 * result.camera[:3, 3]
     table = Table(title="camera on the tool" if result.eye_in_hand else "camera in the base frame", show_header=False)
-    table.add_row("position [mm]", f"{x:.1f}, {y:.1f}, {z:.1f}")
+    table.add_row("position (mm)", f"{x:.1f}, {y:.1f}, {z:.1f}")
     table.add_row("uncertainty, worst direction", f"{result.std_mm:.2f} mm, {result.std_deg:.3f}°")
     residual = f"{np.median(result.residual_mm[used]):.2f} mm, {np.median(result.residual_deg[used]):.3f}°"
     table.add_row("residual, median of views", residual)

@@ -100,9 +100,9 @@ def summary_table(result: IntrinsicsResult) -> Table:
         table.add_column(head, justify="left" if not head else "right")
     (fx, fy), (cx, cy) = result.lens.focal_px, result.lens.center_px
     for name, value, std in zip(("fx", "fy", "cx", "cy"), (fx, fy, cx, cy), result.std[:4], strict=True):
-        table.add_row(f"{name} [px]", f"{value:.2f}", f"{std:.2f}")
-    table.add_row("reprojection error [px]", f"{result.rms_px:.3f}", "")
-    table.add_row("leave-out error [px]", f"{result.leave_out_px:.3f}", "")
+        table.add_row(f"{name} (px)", f"{value:.2f}", f"{std:.2f}")
+    table.add_row("reprojection error (px)", f"{result.rms_px:.3f}", "")
+    table.add_row("leave-out error (px)", f"{result.leave_out_px:.3f}", "")
     table.add_row("views used, not used", f"{len(result.views)}, {len(result.rejected)}", "")
     table.add_row("bad corners left out", str(result.bad_corners), "")
     return table

@@ -7,16 +7,15 @@ full pose; without a stored pose only the turn and the shift in the picture are 
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from calibration.board_views import check_lens_size, measure_boards
 from calibration.boards import parse_board
-from calibration.detection import detect, gray
+from calibration.detection import Detection, detect, gray
 from calibration.errors import CalibrationError
 from calibration.registration import register, table_pose
 from calibration.rigid import apply, inverse, rotation_vector
-from wam.calibration_spec import BoardPlacement, CameraCalibration
+from wam.calibration_spec import BoardPlacement, CameraCalibration, LensSpec
 from wam.lens import project
 
 __all__ = ["CheckResult", "Tolerance", "check_board", "check_reference"]
@@ -173,39 +172,37 @@ def check_reference(
     """
     tolerance = tolerance or Tolerance()
     _check_pictures(image, reference, camera.name)
-    found = register(gray(reference), gray(image))
-    width = image.shape[1]
-    shift = float(np.median(np.linalg.norm(found.now - found.before, axis=1)))
-    allowed = tolerance.shift_px * width / 640
+    width, height = image.shape[1], image.shape[0]
+    lens = camera.lens or _usual_lens(width, height)
+    check_lens_size(lens, [_size_only(width, height)], f"camera '{camera.name}'")
+    found = register(gray(reference), gray(image), lens)
     base = None
     if camera.pose is not None and (not camera.eye_in_hand or tool is not None):
         base = camera.pose.matrix if tool is None or not camera.eye_in_hand else tool @ camera.pose.matrix
-    if camera.lens is not None and base is not None:
-        posed = table_pose(found, camera.lens, base, table_z_m)
-        if posed is not None:
-            moved = inverse(base) @ posed
-            millimetres, degrees = 1e3 * moved[:3, 3], np.degrees(rotation_vector(moved[:3, :3]))
-            ok = np.linalg.norm(millimetres) <= tolerance.position_mm and np.linalg.norm(degrees) <= tolerance.angle_deg
-            return CheckResult(
-                camera=camera.name,
-                ok=bool(ok),
-                method="table",
-                moved_mm=_triple(millimetres),
-                turned_deg=_triple(degrees),
-                shift_px=shift,
-                pose=camera.pose.matrix @ moved if camera.pose is not None else None,
-            )
-    focal = camera.lens.focal_px[0] if camera.lens is not None else 0.9 * width
-    degrees = _turn(found.before, found.now, focal, np.array([width, image.shape[0]]) / 2)
+    posed = None if camera.lens is None or base is None else table_pose(found, lens, base, table_z_m)
+    if posed is not None and base is not None and camera.pose is not None:
+        moved = inverse(base) @ posed
+        millimetres, degrees = 1e3 * moved[:3, 3], np.degrees(rotation_vector(moved[:3, :3]))
+        ok = np.linalg.norm(millimetres) <= tolerance.position_mm and np.linalg.norm(degrees) <= tolerance.angle_deg
+        return CheckResult(
+            camera=camera.name,
+            ok=bool(ok),
+            method="table",
+            moved_mm=_triple(millimetres),
+            turned_deg=_triple(degrees),
+            shift_px=found.shift_px,
+            pose=camera.pose.matrix @ moved,
+        )
+    degrees = np.degrees(found.turned)
     guess = () if camera.lens is not None else ("Degrees assume a usual lens; calibrate intrinsics for exact ones.",)
     return CheckResult(
         camera=camera.name,
-        ok=bool(shift <= allowed and np.linalg.norm(degrees) <= max(tolerance.angle_deg, 0.1)),
+        ok=bool(found.shift_px <= tolerance.shift_px * width / 640 and np.linalg.norm(degrees) <= tolerance.angle_deg),
         method="picture",
         moved_mm=None,
         turned_deg=_triple(degrees),
-        shift_px=shift,
-        remarks=guess,
+        shift_px=found.shift_px,
+        remarks=("Turn and shift together, as if the camera had only turned: a board would tell them apart.", *guess),
     )
 
 
@@ -246,15 +243,20 @@ def _pixels(points: np.ndarray, camera: CameraCalibration, pose: np.ndarray) -> 
     return project(camera.lens, apply(pose, points))
 
 
-def _turn(before: np.ndarray, now: np.ndarray, focal: float, middle: np.ndarray) -> np.ndarray:
-    """(3,) rotation vector [degree] of the camera that explains most matches, by a similarity of the pictures."""
-    matrix, _ = cv2.estimateAffinePartial2D(before - middle, now - middle, method=cv2.RANSAC, ransacReprojThreshold=2.0)
-    if matrix is None:
-        matrix = np.hstack([np.eye(2), np.median(now - before, axis=0)[:, None]])
-    roll = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
-    # The picture moves against the camera: content goes left when the camera pans to the right.
-    pan, tilt = (np.degrees(np.arctan2(value, focal)) for value in matrix[:, 2])
-    return np.array([tilt, -pan, -roll])
+def _usual_lens(width: int, height: int) -> LensSpec:
+    """A guess: 58 degrees across, no distortion."""
+    return LensSpec(
+        model="plumb_bob",
+        width_px=width,
+        height_px=height,
+        focal_px=(0.9 * width, 0.9 * width),
+        center_px=((width - 1) / 2, (height - 1) / 2),
+        distortion=(0.0,) * 5,
+    )
+
+
+def _size_only(width: int, height: int) -> Detection:
+    return Detection(ids=np.zeros(0, dtype=int), pixels=np.zeros((0, 2)), size_px=(width, height), source="")
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

@@ -34,7 +34,6 @@ SIM = [
     "scipy>=1.14",
 ]
 TRAIN = [
-    "accelerate>=1.14,<2",
     "jaxtyping>=0.3",
     "lerobot[dataset]==0.6.1",
     "mcap>=1.6",
@@ -75,7 +74,7 @@ WAN = ["diffusers>=0.38,<0.40", "ftfy>=6.3", "transformers>=5.4,<5.6"]
 TRT = [f"tensorrt-rtx>=1.7 ; {X86_LINUX}", "cuda-bindings>=12.8 ; sys_platform == 'linux'"]
 
 # The SO-101's servo bus, as LeRobot drives it.
-SO101 = ["lerobot[feetech]==0.6.1"]
+SO101 = ["feetech-servo-sdk>=1.0,<2", "lerobot[feetech]==0.6.1"]
 
 # Development needs everything that runs without a GPU. colcon's Python support ends at setuptools 80; ruckig and
 # rosbags are oracles of tests.

@@ -26,7 +26,13 @@ PACKAGE = "world_action_model"
 ROOTS = ("wam", "policy", "sim", "calibration", "ros_nodes")
 
 # Name on the package index -> importable name, where they differ.
-IMPORT_NAMES = {"mcap-ros2-support": "mcap_ros2", "opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+IMPORT_NAMES = {
+    "feetech-servo-sdk": "scservo_sdk",
+    "mcap-ros2-support": "mcap_ros2",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}
 # Declared although no module of ours names them in an import statement.
 USED_INDIRECTLY = {
     "tensorboard": "torch.utils.tensorboard needs it",
@@ -106,8 +112,9 @@ def test_every_imported_library_is_declared() -> None:
     arguments = setup_arguments()
     declared = [*arguments["install_requires"], *itertools.chain(*arguments["extras_require"].values())]
     names = {import_name(requirement) for requirement in declared}
-    # rclpy and TensorRT also come with ROS and with JetPack, under these names; PyOpenGL comes with mujoco.
-    names |= {"rclpy", "tensorrt", "OpenGL"}
+    # rclpy and TensorRT also come with ROS and with JetPack, under these names; PyOpenGL comes with mujoco; modelopt
+    # has an environment of its own (requirements/quantise.sh).
+    names |= {"rclpy", "tensorrt", "OpenGL", "modelopt"}
     undeclared = {name: path for name, path in imported_libraries().items() if name not in names}
     assert not undeclared
 

@@ -14,7 +14,16 @@ from torch import Tensor
 from wam.blocks import HeadModulation, KeysValues, Modulation
 from wam.expert import ExpertModulation, LayersKV
 
-__all__ = ["ContextCache", "NoisyVideo", "Predictions", "PromptCache", "StepTables", "append_layers", "map_layers", "split_steps"]
+__all__ = [
+    "ContextCache",
+    "NoisyVideo",
+    "Predictions",
+    "PromptCache",
+    "StepTables",
+    "append_layers",
+    "map_layers",
+    "split_steps",
+]
 
 
 # Future video tokens at their noise level (B, M, Z), sigma (B,) or (B, S), and condition values (B, M, C) where the

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from wam.flow import euler_step
 from wam.caches import split_steps
+from wam.flow import euler_step
 from wam.model import ContextCache, LayersKV, PromptCache, WorldActionModel
 from wam.sigmas import sigma_schedule
 

@@ -54,9 +54,7 @@ class Cuda:
         try:
             count = self._call("cudaGetDeviceCount")
         except BackendError as error:
-            raise BackendError(
-                f"no NVIDIA driver ({error}): see wam doctor, or choose backend 'onnx'."
-            ) from error
+            raise BackendError(f"no NVIDIA driver ({error}): see wam doctor, or choose backend 'onnx'.") from error
         if count < 1:
             raise BackendError("the driver finds no NVIDIA device: see wam doctor, or choose backend 'onnx'.")
         self.device = self._device()

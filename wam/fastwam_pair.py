@@ -129,9 +129,7 @@ def _inputs(config: ModelConfig, seed: int) -> PairInputs:
     )
 
 
-def their_core(
-    config: ModelConfig, latents: Tensor, *, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> Any:
+def their_core(config: ModelConfig, latents: Tensor, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """Makes LeRobot's core of a geometry, with whatever weights its constructor draws.
 
     Args:

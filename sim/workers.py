@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -100,9 +101,14 @@ class WorkerPool:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, seed: int) -> Future[EpisodeRecord]:
-        """Asks for the episode of a seed."""
-        with _children_ignore_ctrl_c():
-            return self._executor.submit(_record, seed)
+        """Asks for the episode of a seed; when a worker has died, whoever waits for the episode is told."""
+        try:
+            with _children_ignore_ctrl_c():
+                return self._executor.submit(_record, seed)
+        except BrokenProcessPool as error:
+            refused: Future[EpisodeRecord] = Future()
+            refused.set_exception(error)
+            return refused
 
 
 _setup: WorkerSetup | None = None  # of this worker process

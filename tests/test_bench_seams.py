@@ -101,4 +101,5 @@ def test_no_seam_between_any_chunks_breaks_the_acceleration_limit(offsets, slope
         command = guard.tick(now, now)
         assert (np.abs(command.velocities - speed) <= hardest * DT).all()
         arm, speed = command.positions, command.velocities
-    assert guard.status()["state"] == "RUN_POLICY"
+    arrived = len(offsets) * replan > delay
+    assert guard.status()["state"] == ("RUN_POLICY" if arrived else "HOLD")

@@ -39,6 +39,8 @@ def store_calibration(path: Path, calibration: RobotCalibration) -> Path:
     before = load_robot(path)
     old = path.read_text()
     new = _replaced(old, calibration_text(calibration))
+    # A section that is written in another way ('"calibration":', '? calibration') would stay as a second one.
+    hidden = before.calibration is not None and _begin(old.splitlines()) is None
     draft = path.with_name(f"{path.stem}.tmp{os.getpid()}")
     backup = path.with_name(f"{path.name}.bak")
     try:
@@ -46,7 +48,8 @@ def store_calibration(path: Path, calibration: RobotCalibration) -> Path:
         trial = draft / path.name
         trial.write_text(new)
         after = load_robot(trial)
-        if dataclasses.replace(after, calibration=None) != dataclasses.replace(before, calibration=None):
+        same_rest = dataclasses.replace(after, calibration=None) == dataclasses.replace(before, calibration=None)
+        if not same_rest or after.calibration != calibration or hidden:
             raise CalibrationError(
                 f"robot file {path} has a layout in which its section 'calibration' cannot be replaced safely: put the "
                 f"following into it by hand.\n{calibration_text(calibration)}"
@@ -81,7 +84,7 @@ def with_note(calibration: RobotCalibration | None, note: str) -> RobotCalibrati
 
 def _replaced(text: str, section: str) -> str:
     lines = text.splitlines()
-    begin = next((i for i, line in enumerate(lines) if re.match(r"calibration\s*:", line)), None)
+    begin = _begin(lines)
     if begin is None:
         return "\n".join(lines).rstrip() + "\n" + section
     end = begin + 1
@@ -93,6 +96,11 @@ def _replaced(text: str, section: str) -> str:
         begin -= 1
     rest = lines[end:]
     return "\n".join([*lines[:begin], *section.splitlines(), *rest]) + "\n"
+
+
+def _begin(lines: list[str]) -> int | None:
+    """Where the section begins."""
+    return next((i for i, line in enumerate(lines) if re.match(r"calibration\s*:", line)), None)
 
 
 def _short(value: Any) -> Any:

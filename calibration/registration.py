@@ -29,6 +29,7 @@ _WIDTHS = (80, 160, 320)  # of the pictures that are aligned directly, coarse to
 _STARTS_DEG = (-5.0, -2.5, 0.0, 2.5, 5.0)
 _EDGE_LEVELS = 14.0  # an edge is where it should be when grey levels agree within this
 _EDGE_SHARE = 0.12  # of the pixels that count as edges
+_PLAIN = 0.3  # times the reference's edges: a picture with fewer shows something else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,8 @@ def _by_alignment(reference: np.ndarray, image: np.ndarray, lens: LensSpec) -> R
             break
         height = max(round(width * reference.shape[0] / reference.shape[1]), 16)
         aligner = _Aligner(_small(reference, width, height), _small(image, width, height), resized(lens, width, height))
+        if aligner.plain:
+            return None
         if width == _WIDTHS[0]:
             steps = np.radians(_STARTS_DEG)
             starts = [aligner.refined(np.array([tilt, pan, 0.0]), 8) for tilt in steps for pan in steps]
@@ -190,6 +193,11 @@ def _small(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.GaussianBlur(small, (0, 0), 1.0)
 
 
+def _slope(picture: np.ndarray) -> np.ndarray:
+    """Steepness of the grey levels, one number a pixel."""
+    return np.hypot(cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)).ravel()
+
+
 class _Aligner:
     """Aligns two small grey pictures by a turn of the camera, robustly (Gauss-Newton with Tukey's weights)."""
 
@@ -198,8 +206,11 @@ class _Aligner:
         rows, columns = reference.shape
         grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2).astype(float)
         self._rays = pixel_directions(lens, grid)
-        slope = np.hypot(cv2.Sobel(reference, cv2.CV_32F, 1, 0), cv2.Sobel(reference, cv2.CV_32F, 0, 1)).ravel()
-        self._edges = slope >= max(np.quantile(slope, 1 - _EDGE_SHARE), 8.0)
+        slope = _slope(reference)
+        bound = max(float(np.quantile(slope, 1 - _EDGE_SHARE)), 8.0)
+        self._edges = slope >= bound
+        # A plain wall agrees with anything whose grey levels are near its own. Weaker light makes weaker edges.
+        self.plain = bool((_slope(image) >= bound / 2).sum() < _PLAIN * self._edges.sum())
         self._slope_x = cv2.Sobel(image, cv2.CV_32F, 1, 0) / 8
         self._slope_y = cv2.Sobel(image, cv2.CV_32F, 0, 1) / 8
 
@@ -222,6 +233,8 @@ class _Aligner:
             scale = max(1.4826 * float(np.median(np.abs(error))), 3.0)
             weight = np.clip(1 - (error / (4 * scale)) ** 2, 0, None) ** 2
             normal = (jacobian * weight[:, None]).T @ jacobian
+            if np.trace(normal) <= 0:  # an empty picture: nothing to hold on to
+                break
             step = np.linalg.solve(
                 normal + 1e-6 * np.trace(normal) * np.eye(3), -(jacobian * weight[:, None]).T @ error
             )

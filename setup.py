@@ -113,6 +113,7 @@ EXTRAS = {
 # Executables of `ros2 run world_action_model <name>` and of the launch files.
 NODES = [
     "arm = ros_nodes.arm_node:main",
+    "calibration = ros_nodes.calibration_node:main",
     "camera = ros_nodes.camera_node:main",
     "guard = ros_nodes.guard_node:main",
     "policy = ros_nodes.policy_node:main",

@@ -17,7 +17,7 @@ __all__ = ["SERVICES", "CallConfig", "call", "main"]
 
 SERVICES = (
     *("guard/engage", "guard/e_stop", "guard/reset", "policy/reset", "arm/next_episode", "teleop/clear_e_stop"),
-    *("recorder/start", "recorder/stop", "recorder/discard"),
+    *("recorder/start", "recorder/stop", "recorder/discard", "calibration/capture"),
 )
 
 

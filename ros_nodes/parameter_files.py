@@ -17,8 +17,16 @@ from ros_nodes.parameters import ParameterInfo, described
 
 __all__ = ["NODES", "file_text", "given_by_launch", "main", "parameters_of"]
 
-NODES = ("arm", "camera", "guard", "policy", "recorder", "teleop")  # the executables that launch files start
-BRINGUP = ROOT / "launch/bringup.launch.xml"
+NODES = (
+    "arm",
+    "calibration",
+    "camera",
+    "guard",
+    "policy",
+    "recorder",
+    "teleop",
+)  # the executables that launch files start
+LAUNCH_FILES = [ROOT / "launch/bringup.launch.xml", ROOT / "launch/calibration.launch.xml"]  # that start nodes
 WIDTH = 118  # of comments
 
 
@@ -59,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the files; an argument names another folder than ``config``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     folder = Path(arguments[0]) if arguments else ROOT / "config"
-    given = given_by_launch(BRINGUP)
+    given = {name: names for path in LAUNCH_FILES for name, names in given_by_launch(path).items()}
     for node in NODES:
         path = folder / f"{node}.yaml"
         path.write_text(file_text(node, parameters_of(node), given.get(node, set())))

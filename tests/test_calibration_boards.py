@@ -79,7 +79,10 @@ def page_of(pdf: bytes) -> tuple[tuple[float, float], np.ndarray]:
 
 @pytest.mark.parametrize(
     ("text", "page"),
-    [*((DEFAULT_BOARD, page) for page in ("A4", "A3", "Letter", "700x500mm")), (CHESSBOARD, "A4")],
+    [
+        *((DEFAULT_BOARD, page) for page in ("A4", "A3", "Letter", "700x500mm")),
+        pytest.param(CHESSBOARD, "A4", marks=pytest.mark.slow),
+    ],
 )
 def test_the_print_is_in_true_scale(text: str, page: str) -> None:
     board = parse_board(text)
@@ -175,6 +178,7 @@ def test_what_is_wrong_with_a_picture_is_said() -> None:
     assert "no marker of the board is visible" in problem_of(DEFAULT_BOARD, np.full((480, 640), 90, np.uint8))
 
 
+@pytest.mark.slow
 def test_a_chessboard_of_another_size_is_said() -> None:
     board, lens = parse_board(CHESSBOARD), straight_lens()
     image = photograph(board, lens, facing(board, 0.4))

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from calibration.board_views import measure_boards
 from calibration.boards import parse_board
 from calibration.camera_info import read_camera_info

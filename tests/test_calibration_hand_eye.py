@@ -5,8 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from calibration.board_views import measure_boards
 from calibration.errors import CalibrationError
 from calibration.hand_eye import HandEyeResult, calibrate_hand_eye
@@ -48,9 +46,10 @@ def calibrated(
 
 
 @MOUNTS
-def test_the_camera_is_found(eye_in_hand: bool) -> None:
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3, 4, 5), marks=pytest.mark.slow)], ids=["one", "more"])
+def test_the_camera_is_found(eye_in_hand: bool, seeds: tuple[int, ...]) -> None:
     millimetres, degrees = [], []
-    for seed in range(2):
+    for seed in seeds:
         rig = random_rig(seed, eye_in_hand=eye_in_hand)
         result, _, _ = calibrated(rig)
         distance, angle = separation(result.camera, rig.camera)
@@ -65,7 +64,7 @@ def test_the_camera_is_found(eye_in_hand: bool) -> None:
     assert np.median(degrees) < 0.2
 
 
-@MOUNTS
+@pytest.mark.parametrize("eye_in_hand", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["hand", "base"])
 def test_bad_corners_and_wrong_poses_are_left_out(eye_in_hand: bool) -> None:
     rig = random_rig(2, eye_in_hand=eye_in_hand)
     result, wrong, plain = calibrated(rig, bad_corners=0.1, wrong_poses=3)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from calibration.errors import CalibrationError
 from calibration.rigid import exp, inverse
 from calibration.synthetic import Rig, random_rig
@@ -59,7 +57,7 @@ def recorded(
 
 @pytest.mark.parametrize("eye_in_hand", [True, False], ids=["hand", "base"])
 def test_latency_is_found_to_a_fraction_of_a_frame(eye_in_hand: bool) -> None:
-    for seed in range(2):
+    for seed in (0,):
         recording = recorded(seed, eye_in_hand=eye_in_hand)
         exact, rough = recording.latency(), recording.latency(with_hand_eye=False)
         assert exact.method == "poses"

@@ -11,10 +11,10 @@ Shape legend: K cameras, H chunk length, A action width, P proprio width, T prom
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -59,17 +59,38 @@ class OnnxBackend:
     name = "onnx"
 
     def __init__(self, bundle: Path, manifest: Manifest, *, threads: int | None = None, device: str = "auto") -> None:
+        size = sum((bundle / name).stat().st_size for name in manifest.files) / 2  # context and denoise share it about
+        threads = threads or manifest.threads or default_threads(size)
+        self._start(bundle, manifest.graphs, manifest.dtype, threads, device)
+
+    @classmethod
+    def of_graphs(
+        cls, folder: Path, graphs: Mapping[str, GraphSpec], dtype: str, *, threads: int, device: str = "cpu"
+    ) -> Self:
+        """Runs graphs that belong to no bundle, such as those of ``wam.bundle_graphs.write_graphs``.
+
+        Args:
+            folder: Where their files are.
+            graphs: By name, as in a manifest.
+            dtype: Type of their matrix products.
+            threads: Threads inside one operator.
+            device: "cpu", "cuda" or "auto".
+        """
+        backend = cls.__new__(cls)
+        backend._start(folder, graphs, dtype, threads, device)
+        return backend
+
+    def _start(self, folder: Path, graphs: Mapping[str, GraphSpec], dtype: str, threads: int, device: str) -> None:
         self._ort = _import_onnxruntime()
         self.device = _device(self._ort, device)
-        if manifest.dtype == "bfloat16" and self.device == "cpu":
+        if dtype == "bfloat16" and self.device == "cpu":
             raise BackendError(
                 "the bundle is bfloat16, which ONNX Runtime cannot run on a CPU: export it with --dtype float32 or "
                 "float16, or run it on a GPU."
             )
-        size = sum((bundle / name).stat().st_size for name in manifest.files) / 2  # context and denoise share it about
-        self.threads = threads or manifest.threads or default_threads(size)
-        self._graphs = manifest.graphs
-        self._sessions = {name: self._open(bundle / graph.file, graph) for name, graph in self._graphs.items()}
+        self.threads = threads
+        self._graphs = graphs
+        self._sessions = {name: self._open(folder / graph.file, graph) for name, graph in self._graphs.items()}
         images, proprio = self._graphs["context"].inputs[:2]
         self._images, self._proprio = self._buffer(images), self._buffer(proprio)
         self._cache = [self._buffer(tensor) for tensor in self._graphs["context"].outputs]
@@ -77,9 +98,7 @@ class OnnxBackend:
         self._steps: dict[tuple[float, ...], list[Any]] = {}
         self._single: _Step | None = None
         self._context: tuple[Any, Any] | None = None  # (prompt handle, binding)
-        logger.info(
-            "onnxruntime %s on %s, %s, %d thread(s)", self._ort.__version__, self.device, manifest.dtype, self.threads
-        )
+        logger.info("onnxruntime %s on %s, %s, %d thread(s)", self._ort.__version__, self.device, dtype, self.threads)
 
     def encode_prompt(self, token_ids: np.ndarray) -> Any:
         """See ``Backend.encode_prompt``."""

@@ -17,10 +17,23 @@ def test_the_report_holds_both_and_their_ratio(tmp_path: Path, capsys):
     results = json.loads((tmp_path / "results.json").read_text())
     assert 6.7e6 < results["parameters"] < 6.9e6
     assert results["geometry"]["chunk_length"] == 32
-    assert results["difference"] < 1e-4
-    ours, theirs = results["rows"]["ours, eager"], results["rows"]["LeRobot FastWAM core, eager"]
-    assert results["ratio"]["wall_ms"] == pytest.approx(theirs["wall_ms"]["p50"] / ours["wall_ms"]["p50"])
-    assert "ratio:" in capsys.readouterr().out
+    theirs = results["rows"]["LeRobot FastWAM core, eager"]
+    for way in ("eager", "onnx"):
+        assert 0.0 < results["difference"][way] < 1e-4  # two programs never agree to the last bit
+        ours = results["rows"][f"ours, {way}"]
+        for kind in ("wall_ms", "cpu_ms"):
+            assert results["ratio"][way][kind] == pytest.approx(theirs[kind]["p50"] / ours[kind]["p50"])
+        task = results["rows"][f"ours, {way}, once per task"]["wall_ms"]["p50"]
+        with_task = theirs["wall_ms"]["p50"] / (ours["wall_ms"]["p50"] + task)
+        assert results["ratio_new_task_each_chunk"][way]["wall_ms"] == pytest.approx(with_task)
+    assert capsys.readouterr().out.count("ratio:") == 2
+
+
+def test_graphs_that_compute_something_else_are_not_timed(monkeypatch):
+    right = bench_fastwam.OnnxHalf.chunk
+    monkeypatch.setattr(bench_fastwam.OnnxHalf, "chunk", lambda self, *rest: right(self, *rest) + 1.0)
+    with pytest.raises(WamError, match=r"\(onnx\).*differ by 1.*nothing is timed"):
+        run_bench(FastWamBenchConfig(n_steps=1))
 
 
 def test_unequal_cores_are_not_timed(monkeypatch):

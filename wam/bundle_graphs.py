@@ -45,6 +45,7 @@ def write_graphs(
     targets: Sequence[str] = TARGETS,
     values: bool = True,
     vae: nn.Module | None = None,
+    encoded: bool = False,
 ) -> dict[str, GraphSpec]:
     """Writes the weights and the graphs of a model.
 
@@ -57,6 +58,7 @@ def write_graphs(
         targets: TensorRT versions that must be able to read the graphs.
         vae: diffusers' autoencoder, for a model whose tokenizer is one.
         values: Whether weights are read and written; without them the graphs are as good for every check but running.
+        encoded: The observation enters as tokens, as for ``wam.graphs.stages``.
 
     Returns:
         Descriptions of the graphs by name.
@@ -75,7 +77,7 @@ def write_graphs(
     if values:
         _write_weights(layout, source, folder / weights_file)
     encoder = None if vae is None else FirstFrameVae(vae, DTYPES[dtype])
-    parts = stages(model, clean, encoder)
+    parts = stages(model, clean, encoder, encoded=encoded)
     constants = {f"model.{name}": buffer for name, buffer in buffers.items()}
     for part in parts:
         constants |= _own_values(part.module)
@@ -86,6 +88,7 @@ def write_graphs(
         constants=constants,
     )
     tensors = {name: tensor.to("meta") for name, tensor in example_inputs(config, TRACE_SEED).items()}
+    tensors["tokens"] = torch.empty(config.tokens_per_frame, config.token_dim, device="meta")
     graphs = {}
     for part in parts:
         logger.info("exporting %s", part.name)

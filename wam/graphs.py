@@ -11,7 +11,8 @@ What is decided before the robot sees anything is not computed there, and each s
 instruction (``prompt``), modulation of the clean frame (a constant), modulation of the steps (``levels``), queries and
 everything behind them in the last video block (never exported).
 
-Shape legend: K cameras, H chunk, A action width, P proprio width, T prompt words, W text width.
+Shape legend: K cameras, H chunk, A action width, P proprio width, T prompt words, W text width,
+N tokens of the observation, Z values of a token.
 """
 
 import itertools
@@ -50,7 +51,11 @@ class Stage:
 
 
 def stages(
-    model: WorldActionModel, clean: ExpertModulation | None = None, vae: FirstFrameVae | None = None
+    model: WorldActionModel,
+    clean: ExpertModulation | None = None,
+    vae: FirstFrameVae | None = None,
+    *,
+    encoded: bool = False,
 ) -> tuple[Stage, ...]:
     """Returns the stages of a model, in the order in which they feed each other.
 
@@ -58,6 +63,7 @@ def stages(
         model: The network, on any device.
         clean: What its ``clean_modulation`` gives for one sample, where the model has no values to compute it with.
         vae: Frozen autoencoder of the observation (``wam.vae_fold.FirstFrameVae``), for a model whose tokenizer is one.
+        encoded: The observation enters ``context`` as ``tokens`` (N, Z) rather than ``images``: the network alone.
     """
     if clean is None:
         with torch.no_grad():
@@ -69,9 +75,10 @@ def stages(
     cache = tuple(name for kind, count in zip(kinds, _cached(model), strict=True) for name in _kv_names(kind, count))
     tables = ("gain", *_table_names(model))
     words = "token_ids" if model.config.text == "words" else "text"
+    seen, context = ("tokens", _TokenContext(model, clean)) if encoded else ("images", _Context(model, clean, vae))
     return (
         Stage(name="prompt", module=_Prompt(model), inputs=(words,), outputs=prompt),
-        Stage(name="context", module=_Context(model, clean, vae), inputs=("images", "proprio", *prompt), outputs=cache),
+        Stage(name="context", module=context, inputs=(seen, "proprio", *prompt), outputs=cache),
         Stage(name="levels", module=_Levels(model), inputs=("sigma", "sigma_next"), outputs=tables),
         Stage(name="denoise", module=_Denoise(model), inputs=("actions", *tables, *cache), outputs=("actions_next",)),
     )
@@ -123,14 +130,18 @@ class _Context(_Part):
                 self.register_buffer(f"clean_{name}_{layer:02d}", table[0])  # (1, D): for all tokens of the frame
 
     def forward(self, images: Tensor, proprio: Tensor, *prompt: Tensor) -> tuple[Tensor, ...]:
-        model = self.model
+        tokenizer = self.model.tokenizer
+        seen = tokenizer.image_tokens(images[None])
+        batch = tokenizer.encode(images[None]) if self.vae is None else frame_tokens(tokenizer, self.vae, images[None])
+        return self._cache(batch[0], proprio, prompt, None if seen is None else seen[0])
+
+    def _cache(
+        self, tokens: Tensor, proprio: Tensor, prompt: tuple[Tensor, ...], image_tokens: Tensor | None
+    ) -> tuple[Tensor, ...]:
         video, action = _unflat(prompt, (self.layers - 1, self.layers))
         nothing = KeysValues(*(part[:, :0] for part in action[-1]))  # stands where no one looks
-        seen = model.tokenizer.image_tokens(images[None])
-        cross = model.cross_kv(proprio, PromptCache((*video, nothing), action), None if seen is None else seen[0])
-        tokenizer = model.tokenizer
-        batch = tokenizer.encode(images[None]) if self.vae is None else frame_tokens(tokenizer, self.vae, images[None])
-        return _flat(model.encode_context_tokens(batch[0], cross, self._clean()))
+        cross = self.model.cross_kv(proprio, PromptCache((*video, nothing), action), image_tokens)
+        return _flat(self.model.encode_context_tokens(tokens, cross, self._clean()))
 
     def _clean(self) -> ExpertModulation:
         blocks = (
@@ -138,6 +149,16 @@ class _Context(_Part):
             for layer in range(self.layers)
         )
         return ExpertModulation(tuple(blocks), None)  # the output layer of the clean frame is never run
+
+
+class _TokenContext(_Context):
+    """From an observation that is encoded already, without tokens of an image encoder."""
+
+    def __init__(self, model: WorldActionModel, clean: ExpertModulation) -> None:
+        super().__init__(model, clean, None)
+
+    def forward(self, tokens: Tensor, proprio: Tensor, *prompt: Tensor) -> tuple[Tensor, ...]:
+        return self._cache(tokens, proprio, prompt, None)
 
 
 class _Levels(_Part):

@@ -25,9 +25,7 @@ class ConvertConfig:
     task: str = ""  # instruction of all episodes; default: what was published or set while recording
     source: str = "both"  # whose motion to keep: teleop, policy or both
     min_seconds: float = 1.0  # pieces of an episode shorter than this are left out [s]
-    reach_steps: float = (
-        GuardConfig.reach_steps
-    )  # the guard's parameter of that name: when in its step an action is reached
+    reach_steps: float = GuardConfig.reach_steps  # when in its step an action is reached [0, 1], as the guard has it
     video: str = "exact"  # exact: full colour resolution; portable: 4:2:0, which also plays in browsers
 
     def __post_init__(self) -> None:

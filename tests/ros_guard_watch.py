@@ -71,14 +71,17 @@ class GuardWatch:
         return np.array([command_by_name(message, ROBOT.action_names) for _, message in self.commands.since(since)])
 
     def check_limits(self, since: float) -> None:
-        """No two commands in a row are farther apart than the fastest joint may move in two late ticks.
+        """No two commands in a row are farther apart than the fastest joint moves in the time between them.
 
-        Two, because the publisher keeps only its newest command, and a busy machine may never deliver the one before.
-        Exact limits are tested on the core; here a jump would be several times as far.
+        A busy machine delivers late, and the publisher keeps only its newest command, so a command may be as old as the
+        longest silence on the topic. Exact limits are tested on the core; a jump would be farther than this.
         """
+        arrivals = np.array([when for when, _ in self.commands.since(since)])
+        gaps = np.diff(arrivals)
         steps = np.abs(np.diff(self.path(since), axis=0))
-        fastest = np.array([axis.max_velocity for axis in ROBOT.axes]) * PERIOD
-        assert (steps <= 2 * 3 * fastest + 1e-4).all(), steps.max(axis=0) / fastest
+        fastest = np.array([axis.max_velocity for axis in ROBOT.axes])
+        allowed = (gaps + np.max(gaps, initial=PERIOD) + 3 * PERIOD)[:, None] * fastest
+        assert (steps <= allowed + 1e-4).all(), (steps / allowed).max(axis=0)
 
     def check_at_rest(self, *, seconds: float = 0.3) -> np.ndarray:
         """Watches for a while that the command does not move; returns it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import wam
+from sim.bench import SUBCOMMANDS
 from wam.cli import OPTIONAL_LIBRARIES, VERBS, Verb, main
 from wam.errors import BundleError
 
@@ -179,9 +180,12 @@ def test_documented_options_exist() -> None:
         path.read_text() for path in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     )
     wrong = []
-    for verb in VERBS:
+    verbs = {*VERBS, *(f"bench {name}" for name in SUBCOMMANDS)}
+    for verb in sorted(verbs):
+        longer = "|".join(other.removeprefix(verb).strip() for other in verbs if other.startswith(f"{verb} "))
+        others = rf"(?! (?:{longer})\b)" if longer else ""  # "wam bench ros" is not "wam bench"
         # A command ends at the end of its line or inline code; a backslash carries it on.
-        commands = re.findall(rf"\bwam {verb}\b((?:\\\n|[^`\n])*)", text)
+        commands = re.findall(rf"\bwam {verb}\b{others}((?:\\\n|[^`\n])*)", text)
         used = {option for command in commands for option in re.findall(r"(?<!\S)--[a-z][a-z.-]*", command)}
         known = set(re.findall(r"--[a-z][a-z.-]*", help_of(verb).stdout)) if used else set()
         wrong += [f"wam {verb} {option}" for option in sorted(used - known)]

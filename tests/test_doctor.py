@@ -165,7 +165,7 @@ def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_this_machine_can_do_what_the_other_tests_do(capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["--json"])
     report = json.loads(capsys.readouterr().out)
-    assert len(report) == 5 + len(PROBES)
+    assert len(report) == 7 + len(PROBES)
     working = {title for title, finding in report.items() if finding["status"] == OK}
     assert {"Python", "system", "torch", "LeRobot", "ONNX Runtime", "rendering", "video", "robot files"} <= working
     assert status == int(any(finding["status"] == BROKEN for finding in report.values()))

@@ -145,8 +145,6 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # warnings here are about graph details nobody can act on
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Tails of a softmax underflow; arithmetic on denormal numbers is a hundred times slower and changes nothing.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         cuda = [(CUDA, CUDA_OPTIONS)] if self.device == "cuda" else []
         try:
             session = self._ort.InferenceSession(str(path), options, providers=[*cuda, "CPUExecutionProvider"])

@@ -53,6 +53,7 @@ def running(graph: Graph, watch: GuardWatch, states: Heard) -> GuardWatch:
         if process.popen.poll() is not None:
             graph.start(script, *([] if script == FAKE_POLICY else ["robot:=sim6"]))
     graph.until(lambda: watch.values.get("state") in {"HOLD", "FAULT", "RUN_POLICY"}, "the guard has joint states")
+    graph.until(lambda: len(states) > 0, "this process hears joint states as well")
     watch.run()
     begun = time.monotonic()
     graph.until(lambda: np.ptp(watch.path(begun)[:, 0]) > 0.05 if watch.path(begun).size else False, "the arm moves")

@@ -28,6 +28,7 @@ class CollectConfig:
     seed: int = 0  # first episode seed, in [0, 100000); episodes use seed, seed + 1, ... as far as needed
     noise_fraction: float = 0.5  # share of episodes whose executed actions are perturbed, [0, 1]; labels stay clean
     noise: float = 0.03  # standard deviation of that perturbation of the joint targets [rad]
+    executed: bool = False  # record executed actions, not clean labels: to learn dynamics from, with much noise
     distractors: int = 0  # cubes of other colours beside the named one
     calibrated_cameras: bool = False  # draw through lenses and from places that the robot's calibration holds
     video: str = "exact"  # exact: full colour resolution; portable: 4:2:0, which also plays in browsers
@@ -94,13 +95,15 @@ class CollectConfig:
             noise=self.noise,
             distractors=self.distractors,
             calibrated_cameras=self.calibrated_cameras,
+            executed=self.executed,
         )
 
     def settings(self, robot: RobotSpec) -> dict[str, Any]:
         """Returns what decides the dataset's contents, as JSON data: equal settings, equal dataset."""
         # Only where it is asked for, so that recordings begun before can be gone on with
-        lenses = {"calibration": robot.calibration_hash()} if self.calibrated_cameras else {}
-        return lenses | {
+        chosen = {"calibration": robot.calibration_hash()} if self.calibrated_cameras else {}
+        chosen |= {"executed": True} if self.executed else {}
+        return chosen | {
             "task": self.task,
             "robot": robot.name,
             "robot_fingerprint": robot.fingerprint(),

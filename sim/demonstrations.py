@@ -1,7 +1,8 @@
 """One demonstration: the scripted expert drives the arm through one episode, a function of the seed alone.
 
-The recorded action is always the expert's clean label. In a share of the episodes the executed action is perturbed, so
-that the arm drifts off and the labels show how to come back (DART, Laskey et al. 2017).
+The recorded action is the expert's clean label. In a share of the episodes the executed action is perturbed, so that
+the arm drifts off and the labels show how to come back (DART, Laskey et al. 2017). A model of what actions do needs the
+opposite: with ``executed`` what was really commanded is recorded, noise and all.
 
 Shape legend: T steps, P proprio width, A action width.
 """
@@ -31,6 +32,7 @@ class DemoSettings:
     noise: float  # std of the perturbation of joint targets [rad]
     distractors: int  # cubes beside the named one
     calibrated_cameras: bool = False  # pictures as through the robot's calibrated cameras
+    executed: bool = False  # record the executed actions, not the expert's labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Demonstration:
     noise: float  # std of the perturbation of this episode [rad]
     images: Mapping[str, np.ndarray]  # camera -> (T, height, width, 3) rgb_hwc_u8
     proprio: np.ndarray  # (T, P) float32 measured positions [rad, opening]
-    action: np.ndarray  # (T, A) float32 clean expert targets [rad, opening]
+    action: np.ndarray  # (T, A) float32 clean expert targets, or those executed [rad, opening]
     stamp: np.ndarray  # (T,) float64 robot time of the observation [s]
 
 
@@ -63,8 +65,10 @@ def record_demonstration(sim: ArmSim, settings: DemoSettings, seed: int) -> Demo
     actions: list[np.ndarray] = []
     while not (sim.finished or sim.failed) and len(actions) < sim.max_steps:
         observations.append(sim.observation())
-        actions.append(expert.act())
-        sim.step(expert.perturb(actions[-1]))
+        label = expert.act()
+        executed = expert.perturb(label)
+        actions.append(executed if settings.executed else label)
+        sim.step(executed)
     return Demonstration(
         seed=seed,
         instruction=sim.instruction,

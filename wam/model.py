@@ -194,9 +194,7 @@ class WorldActionModel(nn.Module):
             actions: ((B, H, A) normalised chunk at its noise level, (B,) or (B, S) sigma), or None.
         """
         out = self._run(self._enter_noisy(video, actions), cached, cross, question).out
-        raw = out.get(Group.ACTION)
-        velocity = None if raw is None else self._as_velocity(raw, *actions)
-        return Predictions(out.get(Group.VIDEO), velocity, raw)
+        return self._predictions(out, video, actions)
 
     def lend(
         self,
@@ -237,9 +235,7 @@ class WorldActionModel(nn.Module):
         groups = {Group.FRAME: self._enter_frame(tokens, clean), **self._enter_noisy(video, actions)}
         cross = self.cross_kv(proprio, prompt, image)
         out = self._run(groups, {}, cross, question, silent=(Group.FRAME,)).out
-        raw = out.get(Group.ACTION)
-        velocity = None if raw is None else self._as_velocity(raw, *actions)
-        return Predictions(out.get(Group.VIDEO), velocity, raw)
+        return self._predictions(out, video, actions)
 
     # -- internals ----------------------------------------------------------------------------------------------------
 
@@ -331,6 +327,15 @@ class WorldActionModel(nn.Module):
     @property
     def _prediction(self) -> str:
         return self.config.action_prediction
+
+    def _predictions(
+        self, out: Mapping[Group, Tensor], video: NoisyVideo | None, actions: tuple[Tensor, Tensor] | None
+    ) -> Predictions:
+        raw, future = out.get(Group.ACTION), out.get(Group.VIDEO)
+        velocity = None if raw is None else self._as_velocity(raw, *actions)
+        if future is not None and self.config.video_prediction == "x":
+            future = velocity_from_x(video[0], future, video[1])
+        return Predictions(future, velocity, raw)
 
     def _as_velocity(self, raw: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
         return raw if self._prediction == "velocity" else velocity_from_x(actions, raw, sigma)

@@ -53,6 +53,7 @@ class ModelConfig:
     learned_positions: bool = True  # one learned embedding per token place: faster from scratch than RoPE alone
     gate_init: float = 0.5  # initial gate of every modulated branch; 0 starts as identity and learns later
     action_prediction: str = "x"  # what the action expert outputs: the clean chunk ("x") or the velocity
+    video_prediction: str = "velocity"  # what the video expert outputs: the velocity, or clean future tokens ("x")
     action_head: str = "modulated"  # output layer of the action expert: modulated by sigma, or a bare linear one
     action_register: bool = False  # actions run through the video expert's own blocks: one expert, not two (DreamZero)
     inverse_head: int = 0  # width of the inverse-dynamics head; 0: there is none
@@ -79,6 +80,7 @@ class ModelConfig:
                 raise ConfigError(f"model option {name} is {getattr(self, name)} but a flow shift must be positive.")
         for what, value, valid in (
             ("action prediction", self.action_prediction, ACTION_PREDICTIONS),
+            ("video prediction", self.video_prediction, ACTION_PREDICTIONS),
             ("action head", self.action_head, ACTION_HEADS),
             ("tokenizer", self.tokenizer, TOKENIZERS),
             ("text encoder", self.text, TEXTS),

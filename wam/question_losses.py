@@ -139,6 +139,8 @@ class QuestionLosses:
         latents = batch.future_is_pad.shape[1]
         error = (answer - video.target).pow(2).unflatten(1, (latents, -1)).mean((2, 3))  # (B, L)
         weight = sigma_weight(video.sigma, self._config.video_weighting, self._config.weight_floor)
+        if self._model.config.video_prediction == "x":
+            weight = weight * video.sigma**2  # of clean tokens: x' - x = sigma·(v - v')
         return Errors(error * weight[:, None], ~batch.future_is_pad)
 
     def _video(self, batch: Batch, levels: Tensor | None = None) -> _Video:

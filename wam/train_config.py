@@ -43,6 +43,7 @@ class TrainConfig:
     action_space: str = "absolute"  # absolute joint targets, or relative to the proprio of the observation
     normalisation: str = "mean_std"  # of proprio and actions: mean_std or quantile (1st and 99th percentile)
     action_prediction: str = ""  # the action expert predicts the clean chunk (x) or the velocity; default: the preset's
+    video_prediction: str = ""  # the video expert predicts clean tokens (x) or the velocity; default: the preset's
     max_prefix: int = 0  # longest prefix of a chunk that training shows clean, for real-time chunking; 0: none
     start_share: float = 0.2  # share of a batch from the first steps of an episode, where directions are decided
     start_steps: int = 8  # how many steps count as first

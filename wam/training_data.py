@@ -83,7 +83,12 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
 def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
     base = preset(config.preset, robot)
     prediction = config.action_prediction or base.action_prediction
-    return dataclasses.replace(base, action_prediction=prediction, max_prefix=config.max_prefix)
+    return dataclasses.replace(
+        base,
+        action_prediction=prediction,
+        video_prediction=config.video_prediction or base.video_prediction,
+        max_prefix=config.max_prefix,
+    )
 
 
 def _continued(config: TrainConfig, base: Checkpoint) -> ModelConfig:

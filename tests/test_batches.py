@@ -55,6 +55,15 @@ def test_share_from_the_start_is_kept(episodes: Episodes):
     assert np.mean(within < 8) == pytest.approx(0.5 + by_chance, abs=0.03)
 
 
+def test_every_dataset_gets_its_share(episodes: Episodes):
+    drawn = sampler(episodes, owner=np.array([0, 1, 1]), shares=(3.0, 1.0), start_share=0.5)
+    frames = np.concatenate([drawn.draw(step, 100) for step in range(50)])
+    assert np.mean(episodes.episode_of_frame[frames] == 0) == pytest.approx(0.75, abs=0.03)
+    assert set(frames) == set(range(int(LENGTHS.sum())))  # every frame still has its chance
+    within = frames - episodes.start[episodes.episode_of_frame[frames]]
+    assert np.mean(within < 8) > 0.5
+
+
 def test_only_chosen_episodes_are_drawn(episodes: Episodes):
     frames = np.concatenate([sampler(episodes, (1,)).draw(step, 64) for step in range(20)])
     assert set(episodes.episode_of_frame[frames]) == {1}

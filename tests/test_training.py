@@ -161,6 +161,22 @@ def test_a_run_with_other_settings_is_not_continued(reach_dataset: Path, tmp_pat
         train(config(reach_dataset, tmp_path, steps=2, learning_rate=1e-3))
 
 
+def test_a_run_from_before_an_option_existed_goes_on(reach_dataset: Path, tmp_path: Path):
+    now = config(reach_dataset, tmp_path)
+    before = now.to_dict()
+    del before["shares"]
+    now.check_same_run(before)
+    with pytest.raises(ConfigError, match=r"other settings \(shares was \[\], now \[2\.0\]\)"):
+        config(reach_dataset, tmp_path, shares=(2.0,)).check_same_run(before)
+
+
+def test_shares_must_fit_the_datasets(reach_dataset: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"shares are 1, 2 for 1 dataset\(s\): give one positive number per dataset"):
+        config(reach_dataset, tmp_path, shares=(1.0, 2.0))
+    with pytest.raises(ConfigError, match="shares are 0 for 1"):
+        config(reach_dataset, tmp_path, shares=(0.0,))
+
+
 def test_diverging_training_stops_with_advice(reach_dataset: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("wam.losses.masked_mean", lambda values, keep: values.sum() * float("nan"))
     with pytest.raises(ConfigError, match="training diverged. Lower --learning-rate"):

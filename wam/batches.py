@@ -10,7 +10,7 @@ width, T prompt words, W text width.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,16 @@ class FrameSampler:
     """Draws observation frames for a step."""
 
     def __init__(
-        self, episodes: Episodes, chosen: np.ndarray, *, seed: int, start_share: float, start_steps: int, idle_keep: int
+        self,
+        episodes: Episodes,
+        chosen: np.ndarray,
+        *,
+        seed: int,
+        start_share: float,
+        start_steps: int,
+        idle_keep: int,
+        owner: np.ndarray | None = None,
+        shares: Sequence[float] = (),
     ) -> None:
         """Prepares the pools.
 
@@ -69,20 +78,38 @@ class FrameSampler:
             start_share: Share of a batch drawn from the first steps of an episode, in [0, 1].
             start_steps: How many steps count as first.
             idle_keep: Idle frames kept at the end of each episode.
+            owner: (E,) number of the dataset that each episode is from; only read with ``shares``.
+            shares: How often each dataset is drawn, on any scale; empty: every frame alike.
         """
         self._seed = seed
         self._start_share = start_share
         spans = [(int(episodes.start[e]), _useful_length(episodes, int(e), idle_keep)) for e in chosen]
         self._all = np.concatenate([np.arange(first, first + count) for first, count in spans])
         self._starts = np.concatenate([np.arange(first, first + min(count, start_steps)) for first, count in spans])
+        self._chances: dict[str, np.ndarray] = {}  # cumulative, of the frames of a pool
+        if shares and owner is not None:
+            of_frame = owner[episodes.episode_of_frame]
+            self._chances = {
+                name: _cumulative_chances(of_frame[pool], shares)
+                for name, pool in (("all", self._all), ("starts", self._starts))
+            }
 
     def draw(self, step: int, batch_size: int) -> np.ndarray:
         """Returns (B,) frame indices of one step."""
         generator = np.random.default_rng((self._seed, step))
         early = round(batch_size * self._start_share)
-        picks = (generator.choice(self._starts, early), generator.choice(self._all, batch_size - early))
+        picks = (
+            self._choose(generator, "starts", self._starts, early),
+            self._choose(generator, "all", self._all, batch_size - early),
+        )
         # Mixed, because parts of a batch are treated apart (video loss on a share of it)
         return generator.permutation(np.concatenate(picks))
+
+    def _choose(self, generator: np.random.Generator, name: str, pool: np.ndarray, count: int) -> np.ndarray:
+        if name not in self._chances:
+            return generator.choice(pool, count)
+        places = np.searchsorted(self._chances[name], generator.random(count), side="right")
+        return pool[np.minimum(places, len(pool) - 1)]  # rounding may leave the last chance a little under 1
 
     def spread(self, count: int) -> np.ndarray:
         """Returns up to ``count`` frames spread evenly over all episodes: a fixed validation set."""
@@ -122,6 +149,13 @@ def make_batch(
         action_is_pad=torch.from_numpy(action_is_pad),
         token_ids=torch.from_numpy(prompts[episodes.task_index[frames]]),
     )
+
+
+def _cumulative_chances(owner: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Cumulative chance of each frame of a pool (M',), such that every dataset gets its share."""
+    weight = np.asarray(shares, np.float64) / np.maximum(np.bincount(owner, minlength=len(shares)), 1)
+    chances = np.cumsum(weight[owner])
+    return chances / chances[-1]
 
 
 def _useful_length(episodes: Episodes, episode: int, idle_keep: int) -> int:

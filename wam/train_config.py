@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wam.checkpoint import TOKENIZER_STAGE
 from wam.errors import ConfigError, unknown_name
 from wam.losses import LossConfig
 from wam.normalise import MODES
@@ -21,10 +22,12 @@ class TrainConfig:
 
     dataset: tuple[Path, ...]  # folders of LeRobot v3 datasets (`wam collect` makes one); several are joined
     out: Path  # run folder: checkpoints/, metrics.jsonl, tensorboard/
+    shares: tuple[float, ...] = ()  # how often each dataset is drawn, on any scale; default: every frame alike
     robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
-    stage: str = "full"  # full: everything; from --init: distill (one-step actions), inverse (inverse-dynamics head)
+    stage: str = "full"  # full, tokenizer (autoencoder alone); from --init: distill (one step), inverse (its head)
     init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
     preset: str = "tiny"  # model preset; with --init that of the checkpoint
+    tokenizer: str = ""  # patches, pixels, or a run of --stage tokenizer; default: the preset's, or that of --init
     wan: Path | None = (
         None  # wan presets: folder of Wan weights in diffusers' form (transformer, vae, text_encoder, ...)
     )
@@ -58,6 +61,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.dataset:
             raise ConfigError("dataset names no folder: give at least one LeRobot v3 dataset.")
+        if self.shares and (len(self.shares) != len(self.dataset) or min(self.shares) <= 0):
+            raise ConfigError(
+                f"shares are {', '.join(f'{share:g}' for share in self.shares)} for {len(self.dataset)} dataset(s): give "
+                "one positive number per dataset, in the same order, or none."
+            )
         for name in ("steps", "batch_size", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
@@ -66,6 +74,11 @@ class TrainConfig:
         if STAGES[self.stage].needs_init and self.init is None:
             raise ConfigError(
                 f"stage '{self.stage}' goes on from a trained model: name its run or checkpoint with --init."
+            )
+        if self.tokenizer and (self.init is not None or self.stage == TOKENIZER_STAGE):
+            raise ConfigError(
+                f"tokenizer '{self.tokenizer}' cannot be chosen here: a run from --init keeps that of its checkpoint, "
+                f"and stage '{TOKENIZER_STAGE}' makes one."
             )
         if self.action_space not in ACTION_SPACES:
             raise ConfigError(unknown_name("action space", self.action_space, ACTION_SPACES))
@@ -90,11 +103,12 @@ class TrainConfig:
             ConfigError: Names every option that differs, except those that do not change the result.
         """
         free = {"out", "threads", "device", "save_every", "validate_every"}
-        mine = self.to_dict()
+        # An option that did not exist when the run was started was at its default
+        before = type(self)(dataset=self.dataset, out=self.out).to_dict() | earlier
         changed = [
-            f"{name} was {earlier.get(name)!r}, now {value!r}"
-            for name, value in mine.items()
-            if name not in free and earlier.get(name) != value
+            f"{name} was {before[name]!r}, now {value!r}"
+            for name, value in self.to_dict().items()
+            if name not in free and before[name] != value
         ]
         if changed:
             raise ConfigError(

@@ -15,6 +15,7 @@ from wam.errors import DatasetError
 from wam.normalise import Normaliser
 from wam.pretrained import embed_tasks
 from wam.robot import RobotSpec, load_robot
+from wam.tokenizer_stage import choose_tokenizer
 from wam.train_config import TrainConfig
 from wam.transforms import Transforms
 
@@ -67,21 +68,22 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         for root, cache in zip(config.dataset, caches, strict=True)
     ]
     episodes = join_episodes(parts)
+    owner = np.repeat(np.arange(len(parts)), [len(part.length) for part in parts])
     training, held_out = _split(len(episodes.length), config)
     return TrainingData(
         robot=robot,
         model_config=model_config,
         episodes=episodes,
         transforms=base.transforms if base else _fit_transforms(config, model_config, episodes, training, robot),
-        training=_sampler(config, episodes, training),
-        validation=_sampler(config, episodes, held_out),
+        training=_sampler(config, episodes, training, owner),
+        validation=_sampler(config, episodes, held_out, owner),
         base=base,
         prompts=embed_tasks(model_config, config.wan, config.out / "cache" / "text", episodes.tasks),
     )
 
 
 def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
-    base = preset(config.preset, robot)
+    base = choose_tokenizer(preset(config.preset, robot), config.tokenizer, config.stage)
     prediction = config.action_prediction or base.action_prediction
     return dataclasses.replace(
         base,
@@ -136,7 +138,7 @@ def _fit_transforms(
     return dataclasses.replace(bare, action=Normaliser.fit(chunks, config.normalisation))
 
 
-def _sampler(config: TrainConfig, episodes: Episodes, chosen: np.ndarray) -> FrameSampler:
+def _sampler(config: TrainConfig, episodes: Episodes, chosen: np.ndarray, owner: np.ndarray) -> FrameSampler:
     return FrameSampler(
         episodes,
         chosen,
@@ -144,4 +146,6 @@ def _sampler(config: TrainConfig, episodes: Episodes, chosen: np.ndarray) -> Fra
         start_share=config.start_share,
         start_steps=config.start_steps,
         idle_keep=config.idle_keep,
+        owner=owner,
+        shares=config.shares,
     )

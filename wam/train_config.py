@@ -63,8 +63,8 @@ class TrainConfig:
             raise ConfigError("dataset names no folder: give at least one LeRobot v3 dataset.")
         if self.shares and (len(self.shares) != len(self.dataset) or min(self.shares) <= 0):
             raise ConfigError(
-                f"shares are {', '.join(f'{share:g}' for share in self.shares)} for {len(self.dataset)} dataset(s): give "
-                "one positive number per dataset, in the same order, or none."
+                f"shares are {', '.join(f"{share:g}" for share in self.shares)} for {len(self.dataset)} dataset(s): "
+                "give one positive number per dataset, in the same order, or none."
             )
         for name in ("steps", "batch_size", "validate_every", "save_every"):
             if getattr(self, name) < 1:

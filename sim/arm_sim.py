@@ -5,10 +5,13 @@ over ``control_dt`` and then hold it, whatever the physics rate. ``command`` and
 evaluation can let the world move on while a policy still thinks. Everything random comes from the seed of ``reset``.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sim.cameras import calibrate_cameras
 from sim.errors import SimError
+from sim.fixtures import Fixture
 from sim.gl import mujoco, open_renderer
 from sim.kinematics import heading
 from sim.layout import Layout, name_cube, sample_layout
@@ -56,6 +59,7 @@ class ArmSim:
         distractors: int = 0,
         named: int = 0,
         calibrated_cameras: bool = False,
+        fixtures: Sequence[Fixture] = (),
     ) -> None:
         """Builds the scene.
 
@@ -67,6 +71,7 @@ class ArmSim:
             distractors: Number of cubes of other colours beside the named one.
             named: Which cube of a seed's scene the instruction names; above 0 the scene stays and the wish changes.
             calibrated_cameras: Draws through the lenses and from the places that the robot's calibration holds.
+            fixtures: What else there is to be seen, for example a calibration board.
 
         Raises:
             SimError: Unknown task, no model of this robot, a physics step that does not divide the control step, or
@@ -95,8 +100,9 @@ class ArmSim:
             with_goal=self.task.goal is not None,
             with_bin=self.task.bin is not None,
             physics_dt=self.physics_dt,
+            fixtures=fixtures,
         )
-        self._bent: dict[str, PinholeView] = calibrate_cameras(self.model, robot) if calibrated_cameras else {}
+        self.bent: dict[str, PinholeView] = calibrate_cameras(self.model, robot) if calibrated_cameras else {}
         self.data = mujoco.MjData(self.model)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._index_model()
@@ -159,7 +165,7 @@ class ArmSim:
         found = next((spec for spec in self.robot.cameras if spec.name == camera), None)
         if found is None:
             raise SimError(unknown_name("camera", camera, self.robot.camera_names))
-        view = self._bent.get(camera)
+        view = self.bent.get(camera)
         size = (found.height_px, found.width_px) if view is None else (view.lens.height_px, view.lens.width_px)
         if size not in self._renderers:
             self._renderers[size] = open_renderer(self.model, *size)

@@ -20,7 +20,7 @@ def command_line(verb: str, config: Any, *, always: Collection[str] = (), never:
     Returns:
         One line for a shell.
     """
-    words = ["wam", verb]
+    words = ["wam", *verb.split()]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in never or (field.name not in always and value == field.default):

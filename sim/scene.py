@@ -3,11 +3,13 @@
 Cubes are free bodies; bin and goal are mocap bodies, so a new episode moves them without a new model.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sim.errors import SimError
+from sim.fixtures import Fixture, add_fixture
 from sim.gl import mujoco
 from sim.layout import BIN_HALF, COLOURS, CUBE_HALF, Layout
 from wam.errors import unknown_name
@@ -22,7 +24,13 @@ _WALL = 0.004  # half thickness of the bin's walls and floor [m]
 
 
 def build_model(
-    robot: RobotSpec, *, n_cubes: int, with_goal: bool, with_bin: bool, physics_dt: float
+    robot: RobotSpec,
+    *,
+    n_cubes: int,
+    with_goal: bool,
+    with_bin: bool,
+    physics_dt: float,
+    fixtures: Sequence[Fixture] = (),
 ) -> mujoco.MjModel:
     """Compiles the scene.
 
@@ -32,6 +40,7 @@ def build_model(
         with_goal: Adds the flat goal marker, mocap body ``goal``.
         with_bin: Adds the open bin, mocap body ``bin``.
         physics_dt: Physics time step [s].
+        fixtures: What else there is to be seen.
 
     Raises:
         SimError: No MJCF for this robot, or the MJCF lacks one of its joints or cameras.
@@ -50,6 +59,8 @@ def build_model(
         _add_goal(spec)
     if with_bin:
         _add_bin(spec)
+    for fixture in fixtures:
+        add_fixture(spec, fixture)
     _extend_home(spec, n_cubes)
     model = spec.compile()
     check_robot(model, robot)

@@ -104,7 +104,7 @@ def forbidden(module: str, found: Import, simulator: set[str]) -> str:
         "wam": {"wam"},
         "policy": {"policy", "wam"},
         "calibration": {"calibration", "wam"},
-        "sim": {"sim", "wam"} if module in simulator else {"sim", "wam", "policy"},
+        "sim": {"sim", "wam"} if module in simulator else {"sim", "wam", "policy", "calibration"},
         "ros_nodes": set(ROOTS),
     }[root]
     if target in ROOTS and target not in allowed:
@@ -148,6 +148,8 @@ def test_imports_point_down() -> None:
         ("policy.runner", "wam.model", True),
         ("policy.runner", "lerobot.datasets", True),
         ("sim.arm_sim", "policy.runner", False),
+        ("sim.arm_sim", "calibration.boards", False),
+        ("calibration.check_robot", "sim.arm_sim", False),
         ("sim.arm_sim", "wam.model", False),
         ("sim.tasks", "mujoco", True),
         ("calibration.hand_eye", "policy.runner", False),

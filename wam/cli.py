@@ -42,6 +42,7 @@ VERBS: Mapping[str, Verb] = {
     "study": Verb(module="sim.study", help="train and judge several models; one table with intervals"),
     "verify": Verb(module="policy.verify", help="check a bundle on this machine: results, layers, latency"),
     "calibrate": Verb(module="calibration.main", help="calibrate cameras, arm and time; check that nothing moved"),
+    "calibrate effect": Verb(module="sim.calibration_effect", help="what a knocked camera costs a simulated policy"),
     "bench": Verb(module="sim.bench", help="measure the latency of a policy on this machine, beside other policies"),
     "bench ros": Verb(module="ros_nodes.bench", help="measure the running graph: rates, ages, time until it holds"),
     "up": Verb(module="ros_nodes.up", help="start the nodes of a launch file without ROS's command line tools"),

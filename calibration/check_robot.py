@@ -18,11 +18,17 @@ from calibration.detection import detect
 from calibration.errors import CalibrationError
 from calibration.kinematics import open_kinematics
 from calibration.results import camera_of
-from wam.calibration_spec import BoardPlacement, PoseSpec, RobotCalibration
+from wam.calibration_spec import BoardPlacement, CameraCalibration, PoseSpec, RobotCalibration
 from wam.errors import unknown_name
 from wam.robot import RobotSpec
 
-__all__ = ["check_camera", "reference_path", "tool_pose", "with_reference"]
+__all__ = ["check_camera", "checkable_cameras", "reference_path", "tool_pose", "with_reference"]
+
+
+def checkable_cameras(robot: RobotSpec) -> tuple[str, ...]:
+    """Names of the cameras of which something is stored that a fresh picture can be compared with."""
+    cameras = [camera_of(robot, name) for name in robot.camera_names]
+    return tuple(camera.name for camera in cameras if camera.reference is not None or _has_board(camera))
 
 
 def check_camera(
@@ -49,7 +55,7 @@ def check_camera(
     camera = camera_of(robot, name)
     placement = camera.board
     tool = None if joints is None else tool_pose(robot, robot_path, joints)
-    usable = placement is not None and camera.lens is not None and camera.pose is not None
+    usable = _has_board(camera)
     if placement is not None and usable:
         moving = bool(placement.body) != camera.eye_in_hand
         seen = not detect(parse_board(placement.board), image, thorough=False).problem
@@ -125,3 +131,8 @@ def tool_pose(robot: RobotSpec, robot_path: Path, joints: Mapping[str, float]) -
     calibration = robot.calibration or RobotCalibration()
     angles = [joints[joint.name] + calibration.joint(joint.name).offset_rad for joint in robot.joints]
     return open_kinematics(robot, robot_path).poses(np.array([angles]))[0]
+
+
+def _has_board(camera: CameraCalibration) -> bool:
+    """A board is stored, and what it takes to say where it should appear."""
+    return camera.board is not None and camera.lens is not None and camera.pose is not None

@@ -21,7 +21,7 @@ from wam.calibration_spec import LensSpec
 from wam.robot import RobotSpec
 
 if TYPE_CHECKING:
-    pass
+    from sim.fixtures import Fixture
 
 __all__ = ["MujocoArm", "open_arm"]
 
@@ -42,9 +42,17 @@ class MujocoArm:
         from sim.realtime import RealtimeArm, camera_fovy
 
         self._parameters = parameters
-        sim = ArmSim(parameters.task, robot, control_rate_hz=SETPOINT_RATE_HZ, distractors=parameters.distractors)
-        self.lenses: dict[str, LensSpec] = {
-            camera.name: known_lens(robot, camera) or lens_from_fovy(camera, camera_fovy(sim, camera))
+        sim = ArmSim(
+            parameters.task,
+            robot,
+            control_rate_hz=SETPOINT_RATE_HZ,
+            distractors=parameters.distractors,
+            calibrated_cameras=parameters.calibrated_cameras,
+            fixtures=_fixtures(parameters),
+        )
+        self.lenses: dict[str, LensSpec] = {  # of what is drawn, not of what is stored
+            camera.name: (known_lens(robot, camera) if parameters.calibrated_cameras else None)
+            or lens_from_fovy(camera, camera_fovy(sim, camera))
             for camera in robot.cameras
         }
         self.notify: Callable[[], None] = lambda: None
@@ -120,3 +128,13 @@ class MujocoArm:
     def close(self) -> None:
         """See ``ArmBackend.close``."""
         self._arm.close()
+
+
+def _fixtures(parameters: ArmParameters) -> "list[Fixture]":
+    """The calibration board, where one is asked for."""
+    if not parameters.board:
+        return []
+    from calibration.boards import parse_board
+    from sim.board_scene import board_fixture
+
+    return [board_fixture(parse_board(parameters.board), parameters.board_on)]

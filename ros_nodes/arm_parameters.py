@@ -8,6 +8,7 @@ __all__ = ["ArmParameters"]
 
 BACKENDS = ("mujoco", "so101", "external")
 INTERFACES = ("", "forward", "trajectory")
+BOARD_PLACES = ("table", "hand")  # sim.board_scene has the same; a robot runs without it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,17 @@ class ArmParameters:
     )
     publish_clock: bool = field(
         default=False, metadata=param("mujoco: publish /clock, for nodes started with use_sim_time")
+    )
+    calibrated_cameras: bool = field(
+        default=False,
+        metadata=param("mujoco: draw through the lenses and from the places in the robot file's calibration"),
+    )
+    board: str = field(
+        default="", metadata=param("mujoco: calibration board to put into the scene, as `wam calibrate board` names it")
+    )
+    board_on: str = field(
+        default="table",
+        metadata=param("mujoco: where it is: on the table (camera on the arm) or in the hand", choices=BOARD_PLACES),
     )
     announce_task: bool = field(
         default=False, metadata=param("mujoco: publish each scene's instruction on policy/task")

@@ -158,7 +158,7 @@ class _Painter:
             raise SimError("the thread that draws the cameras has ended: its traceback is on stderr.")
 
     def _work(self) -> None:
-        renderer = SnapshotRenderer(self._sim.model)
+        renderer = SnapshotRenderer(self._sim.model, self._sim.bent)
         try:
             opening = take_snapshot(self._sim)
             for camera in self._sim.robot.cameras:

@@ -7,12 +7,14 @@ MuJoCo's poses are those of the step's beginning, and the pictures that policies
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim.arm_sim import ArmSim
 from sim.gl import mujoco, open_renderer
+from wam.lens import PinholeView
 from wam.robot import CameraSpec
 
 __all__ = ["Snapshot", "SnapshotRenderer", "take_snapshot"]
@@ -40,10 +42,11 @@ class SnapshotRenderer:
 
     Args:
         model: The simulation's model; copied, so that a new episode does not recolour what is being drawn.
+        bent: Of cameras with distortion, the larger picture that is drawn and then bent (``ArmSim.bent``).
     """
 
-    def __init__(self, model: mujoco.MjModel) -> None:
-        self._model = copy.deepcopy(model)
+    def __init__(self, model: mujoco.MjModel, bent: Mapping[str, PinholeView] | None = None) -> None:
+        self._model, self._bent = copy.deepcopy(model), dict(bent or {})
         self._data = mujoco.MjData(self._model)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
 
@@ -59,12 +62,13 @@ class SnapshotRenderer:
         for name, value in zip(_POSES, snapshot.poses, strict=True):
             getattr(self._data, name)[:] = value
         self._model.geom_rgba[:] = snapshot.geom_rgba
-        size = (camera.height_px, camera.width_px)
+        view = self._bent.get(camera.name)
+        size = (camera.height_px, camera.width_px) if view is None else (view.lens.height_px, view.lens.width_px)
         if size not in self._renderers:
             self._renderers[size] = open_renderer(self._model, *size)
         renderer = self._renderers[size]
         renderer.update_scene(self._data, camera=camera.name)
-        return renderer.render()
+        return renderer.render() if view is None else view.distort(renderer.render())
 
     def close(self) -> None:
         """Frees the renderers."""

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,6 +29,7 @@ from wam.transforms import Transforms
 
 __all__ = [
     "FROZEN_FOLDER",
+    "TOKENIZER_STAGE",
     "Checkpoint",
     "CheckpointInfo",
     "describe_checkpoint",
@@ -40,6 +42,7 @@ __all__ = [
 FORMAT = 1
 FROZEN_FOLDER = "frozen"  # of a run: autoencoder and image encoder, which never change and no checkpoint holds
 MODEL_FILE, TRAINING_FILE, DESCRIPTION_FILE = "model.safetensors", "training.safetensors", "checkpoint.json"
+TOKENIZER_STAGE = "tokenizer"  # of `wam train`: its checkpoints hold no whole model
 KEPT_CHECKPOINTS = 2  # the newest and the one before it, in case the newest turns out to be unreadable
 VERSIONED = ("torch", "numpy", "lerobot", "mujoco")
 
@@ -135,18 +138,20 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def describe_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> CheckpointInfo:
+def describe_checkpoint(path: Path, *, robot: RobotSpec | None = None, stage: str = "") -> CheckpointInfo:
     """Reads all of a checkpoint but its weights.
 
     Args:
         path: Anything ``find_checkpoint`` resolves.
         robot: When given, the checkpoint must have been trained for this robot.
+        stage: The training stage that must have made it; "" for any that makes a whole model.
 
     Raises:
-        CheckpointError: Missing, of a newer format or of another robot.
+        CheckpointError: Missing, of a newer format, of another robot or of another stage.
     """
     folder = find_checkpoint(path)
     meta = _description(folder)
+    _check_stage(folder, meta, stage)
     try:
         config = ModelConfig.from_dict(meta["model"])
         transforms = Transforms.from_dict(meta["transforms"])
@@ -174,7 +179,9 @@ def load_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> Checkpoint
         CheckpointError: Missing, truncated, of a newer format, of another model or of another robot.
     """
     info = describe_checkpoint(path, robot=robot)
-    model = WorldActionModel(info.config)
+    with torch.device("meta"):  # without values, so that the weights lie in memory once
+        model = WorldActionModel(info.config)
+    model.make_tables()
     _load_weights(model, _tensors(info.weights), info.path)
     frozen = info.path.parent.parent / FROZEN_FOLDER
     if info.config.tokenizer == "vae" and frozen.is_dir():
@@ -192,6 +199,20 @@ def load_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> Checkpoint
 def load_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Reads (averaged weights, training tensors, description) to continue a run."""
     return _tensors(folder / MODEL_FILE), _tensors(folder / TRAINING_FILE), _description(folder)
+
+
+def _check_stage(folder: Path, meta: Mapping[str, Any], stage: str) -> None:
+    made_by = meta.get("training", {}).get("stage", "")
+    if stage and made_by != stage:
+        raise CheckpointError(
+            f"checkpoint {folder} was made by stage '{made_by or 'full'}' but one of stage '{stage}' is needed: "
+            f"train it with `wam train --stage {stage}`."
+        )
+    if made_by == TOKENIZER_STAGE and not stage:
+        raise CheckpointError(
+            f"checkpoint {folder} holds a tokenizer and no policy: train a model on it with "
+            f"`wam train --tokenizer {folder.parent.parent}`."
+        )
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -228,7 +249,7 @@ def _load_weights(model: WorldActionModel, weights: Mapping[str, Tensor], folder
     ]
     if problems:
         raise CheckpointError(f"weights of {folder} do not fit its own configuration: {'; '.join(problems)}.")
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(dict(weights), assign=True)
 
 
 def _versions() -> dict[str, str]:

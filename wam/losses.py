@@ -39,6 +39,8 @@ class LossConfig:
     video_weighting: str = "bell"  # the same of video
     weight_floor: float = 0.0  # share of a flat weight mixed into the bell, so that sigma 1 counts: few steps need it
     prefix_share: float = 0.5  # share of the samples that see a clean prefix of their chunk, if the model allows one
+    colour_weight: float = 4.0  # stage tokenizer: extra weight of a fully saturated pixel; 0 treats all pixels alike
+    latent_noise: float = 0.05  # stage tokenizer: noise on the latents, whose spread is about 1
 
     def __post_init__(self) -> None:
         if self.noise not in NOISE_MODES:
@@ -49,6 +51,9 @@ class LossConfig:
         for name in ("video_share", "weight_floor", "prefix_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must lie in [0, 1].")
+        for name in ("colour_weight", "latent_noise"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 0.")
         if self.noise == "flash" and self.video_weighting == "bell" and self.weight_floor == 0:
             raise ConfigError(
                 "noise 'flash' keeps the video near sigma 1, where the bell weight is 0, and weight_floor is 0: give "

@@ -11,7 +11,7 @@ __all__ = ["ACTION_HEADS", "ACTION_PREDICTIONS", "TEXTS", "TOKENIZERS", "ModelCo
 
 ACTION_PREDICTIONS = ("x", "velocity")
 ACTION_HEADS = ("modulated", "linear")
-TOKENIZERS = ("patches", "vae")
+TOKENIZERS = ("patches", "pixels", "autoencoder", "vae")
 TEXTS = ("words", "umt5")
 
 
@@ -28,7 +28,8 @@ class ModelConfig:
     future_offset: int = 8  # control steps from the observation to the last imagined frame: one execution horizon
     future_frames: int = 1  # imagined frames, evenly spread over those steps
     image_size_px: tuple[int, int] = (64, 64)  # (height, width) of every camera as the model sees it
-    tokenizer: str = "patches"  # images to latents: our own patch projection, or Wan's frozen autoencoder ("vae")
+    tokenizer: str = "patches"  # images to latents (wam.tokenizer): patches, pixels, autoencoder, or Wan's frozen vae
+    tokenizer_width: int = 32  # channels in the convolutions of "autoencoder"; the other tokenizers have none
     text: str = "words"  # the instruction: one learned row per word, or frozen UMT5 embeddings ("umt5")
     patch_px: int = 8  # side of one latent's image patch [px]; the tokenizer's stride in space
     latent_stride: int = 1  # frames per latent after the first; the tokenizer's stride in time
@@ -96,6 +97,7 @@ class ModelConfig:
                 f"future_offset {self.future_offset} lies beyond chunk_length {self.chunk_length}: the imagined frame "
                 "must be one the chunk can reach."
             )
+        self._check_tokenizer()
         if self.future_offset % self.future_frames or self.future_frames % self.latent_stride:
             raise ConfigError(
                 f"future_frames {self.future_frames} must divide future_offset {self.future_offset} and be a multiple "
@@ -136,6 +138,18 @@ class ModelConfig:
     def condition_dim(self) -> int:
         """Condition values that stand beside a video token's latent values."""
         return self.condition_channels * self.token_patch**2
+
+    def _check_tokenizer(self) -> None:
+        values = 3 * self.patch_px**2
+        if self.tokenizer == "pixels" and self.latent_channels != values:
+            raise ConfigError(
+                f"tokenizer 'pixels' keeps every pixel: latent_channels is {self.latent_channels} but a patch of "
+                f"{self.patch_px} x {self.patch_px} pixels has {values} values."
+            )
+        if self.tokenizer == "pixels" and self.latent_stride != 1:
+            raise ConfigError(f"tokenizer 'pixels' sees each frame alone, but latent_stride is {self.latent_stride}.")
+        if self.tokenizer == "autoencoder" and self.patch_px % 2:
+            raise ConfigError(f"tokenizer 'autoencoder' works on half patches, but patch_px is {self.patch_px}.")
 
     @property
     def state_dim(self) -> int:

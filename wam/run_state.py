@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from wam.checkpoint import find_checkpoint, load_training_state, save_checkpoint
+from wam.checkpoint import TOKENIZER_STAGE, find_checkpoint, load_training_state, save_checkpoint
 from wam.errors import CheckpointError
 from wam.model import WorldActionModel
 from wam.pretrained import start_from_wan
 from wam.stages import STAGES
+from wam.tokenizer_stage import TokenizerModel, load_tokenizer
 from wam.train_config import TrainConfig
 from wam.training_data import TrainingData
 
@@ -24,7 +25,7 @@ BETAS = (0.9, 0.95)  # of AdamW: the shorter second moment suits runs of a few t
 class RunState:
     """Weights, their moving average, optimiser moments and the number of steps done."""
 
-    model: WorldActionModel
+    model: WorldActionModel | TokenizerModel
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
     step: int
@@ -39,16 +40,17 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
         CheckpointError: Its checkpoint cannot be read.
     """
     torch.manual_seed(config.seed)
-    model = WorldActionModel(data.model_config)
+    model = (TokenizerModel if config.stage == TOKENIZER_STAGE else WorldActionModel)(data.model_config)
     try:
         found = find_checkpoint(config.out)
     except CheckpointError:
         found = None
         if data.base is None:
-            model.tokenizer.fit(torch.from_numpy(data.tokenizer_images()))
+            _fit_tokenizer(model, config, torch.from_numpy(data.tokenizer_images()))
         else:
             _take_up(model, data.base.model)
-    start_from_wan(model, config.out, config.wan, config.weights, fresh=found is None and data.base is None)
+    if config.stage != TOKENIZER_STAGE:
+        start_from_wan(model, config.out, config.wan, config.weights, fresh=found is None and data.base is None)
     model.to(device)
     for name, parameter in model.named_parameters():
         frozen = config.freeze_video and name.startswith("experts.video.")
@@ -82,6 +84,13 @@ def save_run(config: TrainConfig, data: TrainingData, run: RunState) -> Path:
         robot=data.robot,
         meta={"training": config.to_dict()},
     )
+
+
+def _fit_tokenizer(model: WorldActionModel | TokenizerModel, config: TrainConfig, images: Tensor) -> None:
+    if model.config.tokenizer == "autoencoder" and config.stage != TOKENIZER_STAGE:
+        load_tokenizer(model.tokenizer, Path(config.tokenizer), images)
+    else:
+        model.tokenizer.fit(images)
 
 
 def _take_up(model: WorldActionModel, base: WorldActionModel) -> None:

@@ -1,9 +1,15 @@
-"""Images ↔ latents in closed form: each patch is projected on the principal components of the training images.
+"""Images ↔ latents: which tokenizers there are, and the two that nothing has to be trained for.
 
-A latent is one 8×8 RGB patch on its first C principal components, each divided by the square root of its standard
-deviation (half-whitened: strong components stay stronger, weak ones are not noise). Fitting is one eigendecomposition,
-under a second; there is nothing to train and nothing that can lose colour. Latents are then grouped 2×2 into video
-tokens.
+| name | a latent is |
+|---|---|
+| ``patches`` | an 8×8 patch on its first principal components, fitted to the training images in closed form |
+| ``pixels`` | the patch itself: all of its pixels, centred and scaled |
+| ``autoencoder`` | what a small causal video autoencoder of our own makes of it (``wam.autoencoder``) |
+| ``vae`` | what Wan's frozen video autoencoder makes of it (``wam.vae``) |
+
+All have the same methods. Each component of ``patches`` is divided by the square root of its standard deviation
+(half-whitened: strong components stay stronger, weak ones are not noise). Fitting is one eigendecomposition, under a
+second; there is nothing to train and nothing that can lose colour.
 
 Shape legend: B batch, K cameras, T future frames, C latent channels, N tokens of one instant, Z = 4·C token values.
 """
@@ -12,74 +18,19 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from wam.autoencoder import AutoencoderTokenizer
+from wam.closed_form import ClosedForm
 from wam.model_config import ModelConfig
+from wam.patches import grid_to_tokens, patches_to_pixels, pixels_to_images, to_patches, tokens_to_grid
 from wam.vae import VaeTokenizer
 
-__all__ = ["PatchTokenizer", "make_tokenizer"]
-
-SMALLEST_STD = 1e-3  # of [0, 1] intensities; keeps a component without variance from being blown up
+__all__ = ["PatchTokenizer", "PixelTokenizer", "Tokenizer", "make_tokenizer"]
 
 
-def make_tokenizer(config: ModelConfig) -> "PatchTokenizer | VaeTokenizer":
-    """Returns the tokenizer that a configuration names; both have the same methods."""
-    return VaeTokenizer(config) if config.tokenizer == "vae" else PatchTokenizer(config)
+class _FrameByFrame(nn.Module):
+    """What tokenizers share that see every frame for itself: ``encode`` and ``decode`` are all they add."""
 
-
-class PatchTokenizer(nn.Module):
-    """Principal-component patches; encoder and decoder share three buffers."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        values = 3 * config.patch_px**2
-        if config.latent_channels > values:
-            raise ValueError(f"latent_channels {config.latent_channels} exceed the {values} values of a patch.")
-        self.register_buffer("mean", torch.full((values,), 0.5))
-        self.register_buffer("encoder", torch.eye(values)[:, : config.latent_channels].contiguous())
-        self.register_buffer("decoder", torch.eye(values)[: config.latent_channels].contiguous())
-
-    @torch.no_grad()
-    def fit(self, images: UInt8[Tensor, "M K height width 3"]) -> float:
-        """Fits the projection to sample images.
-
-        Returns:
-            Share of the patches' variance that the latents keep, in [0, 1].
-        """
-        patches = self._patches(images).flatten(0, -2).double()  # (M·K·rows·columns, values)
-        self.mean.copy_(patches.mean(0))
-        covariance = torch.cov(patches.T)
-        variances, vectors = torch.linalg.eigh(covariance)  # ascending
-        keep = self.config.latent_channels
-        variances, vectors = variances.flip(0).clamp_min(0.0), vectors.flip(1)[:, :keep]
-        # eigh leaves signs open: the largest entry is made positive, so a fit is the same on every machine
-        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-        scale = variances[:keep].sqrt().clamp_min(SMALLEST_STD).sqrt()  # half-whitening
-        spread = (variances[:keep] / scale**2).mean().sqrt()  # of the latents: brought to 1
-        self.encoder.copy_(vectors / (scale * spread))
-        self.decoder.copy_((vectors * (scale * spread)).T)
-        return float(variances[:keep].sum() / variances.sum().clamp_min(1e-12))
-
-    def encode(self, images: UInt8[Tensor, "B K height width 3"]) -> Float[Tensor, "B N Z"]:
-        """Turns images of one instant into video tokens: row by row, cameras side by side within a row."""
-        latents = (self._patches(images) - self.mean) @ self.encoder  # (B, K, rows, columns, C)
-        batch, cameras = latents.shape[:2]
-        (rows, columns), side, channels = self.config.grid, self.config.token_patch, self.config.latent_channels
-        grid = latents.reshape(batch, cameras, rows, side, columns, side, channels)
-        grid = grid.permute(0, 2, 1, 4, 3, 5, 6)  # (B, rows, K, columns, side, side, C)
-        return grid.reshape(batch, rows * cameras * columns, self.config.token_dim)
-
-    def decode(self, tokens: Float[Tensor, "B N Z"]) -> UInt8[Tensor, "B K height width 3"]:
-        """Turns video tokens back into images; values outside [0, 1] are clipped."""
-        batch, cameras = tokens.shape[0], self.config.n_cameras
-        (rows, columns), side, channels = self.config.grid, self.config.token_patch, self.config.latent_channels
-        grid = tokens.reshape(batch, rows, cameras, columns, side, side, channels)
-        grid = grid.permute(0, 2, 1, 4, 3, 5, 6)  # (B, K, rows, side, columns, side, C)
-        patches = grid.reshape(batch, cameras, rows * side, columns * side, channels) @ self.decoder + self.mean
-        px = self.config.patch_px
-        pixels = patches.unflatten(-1, (px, px, 3)).permute(0, 1, 2, 4, 3, 5, 6)  # (B, K, rows, px, columns, px, 3)
-        height, width = self.config.image_size_px
-        images = pixels.reshape(batch, cameras, height, width, 3)
-        return (images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    config: ModelConfig
 
     def encode_future(
         self, images: UInt8[Tensor, "B K height width 3"], future: UInt8[Tensor, "B T K height width 3"]
@@ -103,8 +54,56 @@ class PatchTokenizer(nn.Module):
         """There is no image encoder."""
         del images
 
-    def _patches(self, images: Tensor) -> Tensor:
-        px = self.config.patch_px
-        batch, cameras, height, width, _ = images.shape
-        grid = images.float().div(255.0).reshape(batch, cameras, height // px, px, width // px, px, 3)
-        return grid.permute(0, 1, 2, 4, 3, 5, 6).flatten(-3)  # (B, K, rows, columns, px·px·3)
+
+class PatchTokenizer(ClosedForm, _FrameByFrame):
+    """Principal-component patches; encoder and decoder share three buffers."""
+
+    def encode(self, images: UInt8[Tensor, "B K height width 3"]) -> Float[Tensor, "B N Z"]:
+        """Turns images of one instant into video tokens: row by row, cameras side by side within a row."""
+        return grid_to_tokens(self.project(to_patches(images, self.config.patch_px)), self.config)
+
+    def decode(self, tokens: Float[Tensor, "B N Z"]) -> UInt8[Tensor, "B K height width 3"]:
+        """Turns video tokens back into images; values outside [0, 1] are clipped."""
+        return pixels_to_images(self.pixels(tokens_to_grid(tokens, self.config)))
+
+
+class PixelTokenizer(_FrameByFrame):
+    """All pixels of a patch, with one centre and one scale for all: nothing is lost, and nothing is left out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.tensor(0.5))
+        self.register_buffer("std", torch.tensor(0.25))
+
+    @torch.no_grad()
+    def fit(self, images: UInt8[Tensor, "M K height width 3"]) -> float:
+        """Takes centre and scale from sample images; all of the variance is kept."""
+        pixels = images.double() / 255.0
+        self.mean.copy_(pixels.mean())
+        self.std.copy_(pixels.std().clamp_min(1.0 / 255.0))
+        return 1.0
+
+    def encode(self, images: UInt8[Tensor, "B K height width 3"]) -> Float[Tensor, "B N Z"]:
+        """Turns images of one instant into video tokens: row by row, cameras side by side within a row."""
+        return grid_to_tokens((to_patches(images, self.config.patch_px) - self.mean) / self.std, self.config)
+
+    def decode(self, tokens: Float[Tensor, "B N Z"]) -> UInt8[Tensor, "B K height width 3"]:
+        """Turns video tokens back into images; values outside [0, 1] are clipped."""
+        patches = tokens_to_grid(tokens, self.config) * self.std + self.mean
+        return pixels_to_images(patches_to_pixels(patches, self.config))
+
+
+Tokenizer = PatchTokenizer | PixelTokenizer | AutoencoderTokenizer | VaeTokenizer
+
+_CLASSES = {
+    "patches": PatchTokenizer,
+    "pixels": PixelTokenizer,
+    "autoencoder": AutoencoderTokenizer,
+    "vae": VaeTokenizer,
+}
+
+
+def make_tokenizer(config: ModelConfig) -> Tokenizer:
+    """Returns the tokenizer that a configuration names; all have the same methods."""
+    return _CLASSES[config.tokenizer](config)

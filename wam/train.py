@@ -17,7 +17,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wam.batches import make_batch
-from wam.checkpoint import find_checkpoint
+from wam.checkpoint import TOKENIZER_STAGE, find_checkpoint
 from wam.errors import ConfigError
 from wam.metrics import MetricsWriter
 from wam.run_state import RunState, save_run, start_run
@@ -174,6 +174,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"interrupted; {checkpoint} is saved. The same command goes on from there.")
     else:
         print(f"checkpoint: {checkpoint}\nmetrics:    {config.out / 'metrics.jsonl'}")
+        if config.stage == TOKENIZER_STAGE:
+            print(f"use it:     wam train --tokenizer {config.out}")
     return status
 
 

@@ -104,7 +104,8 @@ class TrainConfig:
         """
         free = {"out", "threads", "device", "save_every", "validate_every"}
         # An option that did not exist when the run was started was at its default
-        before = type(self)(dataset=self.dataset, out=self.out).to_dict() | earlier
+        defaults = type(self)(dataset=self.dataset, out=self.out).to_dict()
+        before = defaults | earlier | {"loss": defaults["loss"] | earlier.get("loss", {})}
         changed = [
             f"{name} was {before[name]!r}, now {value!r}"
             for name, value in self.to_dict().items()

@@ -1,19 +1,24 @@
-"""Held-out measures of a model: sampled action error and the training losses on frames never trained on.
+"""Held-out measures of a model: the training losses and what else its stage measures, on frames never trained on.
 
 Shape legend: B batch, H chunk, A action width.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
+from torch import nn
 
 from wam.batches import Batch
 from wam.losses import LossConfig
 from wam.model import WorldActionModel
 from wam.sampling import sample_actions
-from wam.stages import Stage
 from wam.transforms import Transforms
 
-__all__ = ["validate"]
+if TYPE_CHECKING:
+    from wam.stages import Stage
+
+__all__ = ["chunk_measures", "validate"]
 
 VALIDATION_STEPS = 4  # denoising steps, the run-time default
 VALIDATION_SEED = 7  # of the noise; fixed, so validations of one run can be compared
@@ -21,10 +26,10 @@ VALIDATION_SEED = 7  # of the noise; fixed, so validations of one run can be com
 
 @torch.no_grad()
 def validate(
-    model: WorldActionModel,
+    model: nn.Module,
     teacher: WorldActionModel | None,
     batch: Batch,
-    stage: Stage,
+    stage: "Stage",
     loss: LossConfig,
     transforms: Transforms,
 ) -> dict[str, float]:
@@ -34,29 +39,38 @@ def validate(
         model: The averaged weights.
         teacher: The frozen checkpoint that the run started from, if any.
         batch: Held-out observations and actions.
-        stage: What is trained; gives the losses.
+        stage: What is trained; gives the losses and measures.
         loss: Its weights and noise levels.
         transforms: To turn errors into radians.
 
     Returns:
-        ``val_loss``, ``val_action`` and so on: the stage's losses; ``val_chunk_error``: mean absolute error of a
-        sampled chunk, normalised; ``val_joint_error_rad``: the same over the joints [rad], without the gripper.
+        ``val_loss``, ``val_action`` and so on: the stage's losses, then its measures.
     """
-    device = next(model.parameters()).device
-    batch = batch.to(device)
+    batch = batch.to(next(model.parameters()).device)
     losses = stage.losses(model, teacher, batch, loss, torch.Generator().manual_seed(VALIDATION_SEED))
+    values = {name: float(value) for name, value in losses.items()} | stage.measures(model, batch, transforms)
+    return {f"val_{name}": value for name, value in values.items()}
+
+
+def chunk_measures(model: WorldActionModel, batch: Batch, transforms: Transforms) -> dict[str, float]:
+    """Error of sampled chunks.
+
+    Returns:
+        ``chunk_error``: mean absolute error of a sampled chunk, normalised; ``joint_error_rad``: the same over the
+        joints [rad], without the gripper.
+    """
     cross = model.cross_kv(
         batch.proprio, model.encode_prompt(batch.token_ids), model.tokenizer.image_tokens(batch.images)
     )
     context = model.encode_context_tokens(model.tokenizer.encode(batch.images), cross)
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
-    noise = torch.randn(batch.actions.shape, generator=generator).to(device)
+    noise = torch.randn(batch.actions.shape, generator=generator).to(batch.actions)
     sampled = sample_actions(model, context, noise, VALIDATION_STEPS)
     error = (sampled - batch.actions).abs().cpu().numpy()  # (B, H, A)
     keep = (~batch.action_is_pad).cpu().numpy()
     joints = slice(None, -1) if transforms.gripper else slice(None)
     in_units = error * np.asarray(transforms.action.scale, dtype=np.float32)
-    return {f"val_{name}": float(value) for name, value in losses.items()} | {
-        "val_chunk_error": float(error[keep].mean()),
-        "val_joint_error_rad": float(in_units[keep][:, joints].mean()),
+    return {
+        "chunk_error": float(error[keep].mean()),
+        "joint_error_rad": float(in_units[keep][:, joints].mean()),
     }

@@ -19,7 +19,7 @@ from sim.commands import command_line
 from sim.demo_stages import InterruptedDemo, check_folder, locked, open_state, run_stages
 from sim.results import percent, write_json
 from sim.studies import STUDIES
-from sim.study_plan import Cell, Plan
+from sim.study_plan import LATENCY_MS, Cell, Plan
 from wam.errors import ConfigError, unknown_name
 from wam.robot import load_robot
 
@@ -32,7 +32,7 @@ FORMAT = "wam-study/1"
 class StudyConfig:
     """Train and judge several models; one table. The same command goes on after an interruption."""
 
-    name: str  # language, steps or suite
+    name: str  # language, steps, suite, tokenizer, ...: an unknown one lists them all
     out: Path | None = None  # folder for datasets, runs, bundles, evaluations and the table; default: runs/study/<name>
     robot: str = "sim6"  # robot name or file; the simulation needs an MJCF of the same name
     episodes: int = 200  # test episodes per cell
@@ -79,9 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         except InterruptedDemo as interruption:
             print(interruption, file=sys.stderr)
             return interruption.status
-        seconds = state.wall_seconds
     command = command_line("study", config, always=("name", "episodes"), never=("out", "dry"))
-    rows = [_record(cell, seconds) for cell in plan.cells]
+    rows = [_record(cell) for cell in plan.cells]
     write_json(config.folder / "study.json", {"format": FORMAT, "command": command, "rows": rows})
     text = markdown(study.title, study.question, command, rows)
     (config.folder / "table.md").write_text(text)
@@ -106,15 +105,23 @@ def markdown(title: str, question: str, command: str, rows: Sequence[dict[str, A
     for name in names:
         found = [cells.get((name, column)) for column in columns]
         lines.append(f"| {name} |" + "|".join(" – " if cell is None else f" {_text(cell)} " for cell in found) + "|")
-    lines += ["", f"Solved test episodes, 95 % intervals, same seeds in a column. Made by `{command}`.", ""]
+    minutes = [row["training_cpu_minutes"] for row in rows]
+    lines += [
+        "",
+        f"Solved test episodes, 95 % intervals, same seeds in a column, {LATENCY_MS} ms of latency in the loop. "
+        f"Training took {min(minutes)} to {max(minutes)} CPU-minutes per model, all stages counted. Made by `{command}`.",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def _text(row: dict[str, Any]) -> str:
+    if "text" in row:
+        return str(row["text"])
     return f"{percent(row['rate'])} ({100 * row['low']:.0f}–{100 * row['high']:.0f})"
 
 
-def _record(cell: Cell, seconds: dict[str, float]) -> dict[str, Any]:
+def _record(cell: Cell) -> dict[str, Any]:
     results = json.loads(cell.results.read_text())
     policy = results["rows"][0]
     return {
@@ -123,19 +130,38 @@ def _record(cell: Cell, seconds: dict[str, float]) -> dict[str, Any]:
         **{name: policy[name] for name in ("successes", "episodes", "rate", "low", "high")},
         "n_steps": results["n_steps"],
         "chunk_p50_ms": results["latency_ms"]["p50"],
-        "training_seconds": round(seconds.get(f"train {cell.run.name}", 0.0), 1),
+        "training_cpu_minutes": round(sum(map(_cpu_seconds, cell.runs)) / 60, 1),
         "evaluation": str(cell.results),
     }
 
 
+def _cpu_seconds(run: Path) -> float:
+    """CPU time of a run's optimiser steps [s]; 0 without its metrics."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    return sum(json.loads(line).get("cpu_seconds", 0.0) for line in lines)
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    value = json.loads(figure.source.read_text())
+    for key in figure.keys:
+        value = value[key]
+    text = figure.text.format(value)
+    return {"row": figure.row, "column": figure.column, "value": value, "text": text, "source": str(figure.source)}
+
+
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left")
-    for column in ("model", "task", "solved", "rate", "95 % interval"):
+    for column in ("model", "task", "solved", "rate", "95 % interval", "training [CPU-min]"):
         table.add_column(column)
     for row in rows:
+        if "text" in row:
+            table.add_row(row["row"], row["column"], row["text"], "", "")
+            continue
         interval = f"{100 * row['low']:.1f} – {percent(row['high'])}"
         solved = f"{row['successes']}/{row['episodes']}"
-        table.add_row(row["row"], row["column"], solved, percent(row["rate"]), interval)
+        minutes = str(row["training_cpu_minutes"])
+        table.add_row(row["row"], row["column"], solved, percent(row["rate"]), interval, minutes)
     return table
 
 

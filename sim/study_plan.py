@@ -1,13 +1,23 @@
 """What a study consists of: commands in order, and which evaluation fills which cell of its table."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sim.demo_stages import StageCommand
 
-__all__ = ["Cell", "Plan"]
+__all__ = ["LATENCY_MS", "Cell", "Plan"]
+
+LATENCY_MS = 50  # in the loop of every cell: more than any of these models takes on a free core, and the same for all
+
+TOKENIZER_FIGURES = (  # column, text, where `wam bench tokenizers` puts it
+    ("colour error of cubes [CIE dE]", "{:.1f}", "vivid_error_de"),
+    ("elsewhere [CIE dE]", "{:.1f}", "other_error_de"),
+    ("PSNR [dB]", "{:.1f}", "psnr_db"),
+    ("CPU time of encoding", "× {:.2f}", "cpu_ratio", "encode"),
+    ("CPU time of a training step", "× {:.2f}", "cpu_ratio", "training_step"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +27,18 @@ class Cell:
     row: str  # which model, asked in which way
     column: str  # which task
     results: Path  # results.json of the evaluation
-    run: Path  # training run behind it
+    runs: tuple[Path, ...]  # training runs behind it, from scratch on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One entry of the table that is no count of solved episodes."""
+
+    row: str  # which model
+    column: str  # what was measured
+    source: Path  # JSON file with the number
+    keys: tuple[str, ...]  # where it stands in that file
+    text: str  # how it is written, a format such as "{:.1f}"
 
 
 @dataclass(kw_only=True)
@@ -30,6 +51,8 @@ class Plan:
     threads: int = 1  # CPU threads of training
     stages: list[StageCommand] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    origins: dict[Path, Path] = field(default_factory=dict)  # run → run it started from
 
     def collect(self, task: str, *, distractors: int, episodes: int) -> Path:
         """Adds a dataset of demonstrations, unless it is there already, and returns its folder."""
@@ -42,9 +65,12 @@ class Plan:
         )
         return out
 
-    def train(self, name: str, datasets: Sequence[Path], options: Sequence[object]) -> Path:
-        """Adds a training run and returns its folder."""
+    def train(self, name: str, datasets: Sequence[Path], options: Sequence[object], init: Path | None = None) -> Path:
+        """Adds a training run, from scratch or from an earlier one, and returns its folder."""
         out = self.folder / "runs" / name
+        if init is not None:
+            self.origins[out] = init
+            options = ["--init", init, *options]
         done = ["--out", out, "--robot", self.robot, "--threads", self.threads, *options]
         self._add(f"train {name}", "train", ["--dataset", *datasets, *done], out)
         return out
@@ -62,9 +88,28 @@ class Plan:
         bundle = self.folder / "bundles" / run.name
         out = self.folder / "evaluations" / f"{row} {column}".replace(" ", "_").replace("/", "-")
         given = ["--bundle", bundle, "--task", task, "--out", out, "--overwrite", "--episodes", self.episodes]
-        quiet = ["--references", "none", "--videos", 0, "--failure-videos", 0]
+        quiet = ["--references", "none", "--videos", 0, "--failure-videos", 0, "--latency-ms", LATENCY_MS]
         self._add(f"evaluate {row}, {column}", "evaluate", [*given, *quiet, *options], out / "results.json")
-        self.cells.append(Cell(row=row, column=column, results=out / "results.json", run=run))
+        runs = [run]
+        while runs[0] in self.origins:
+            runs.insert(0, self.origins[runs[0]])
+        self.cells.append(Cell(row=row, column=column, results=out / "results.json", runs=tuple(runs)))
+
+    def compare_tokenizers(self, models: Mapping[str, Path], dataset: Path) -> None:
+        """Adds `wam bench tokenizers` and what it measures of each model.
+
+        Args:
+            models: Row of the table -> training run; costs are ratios to the first.
+            dataset: Frames that none of them was trained on.
+        """
+        out = self.folder / "tokenizers"
+        given = ["--runs", *models.values(), "--dataset", dataset, "--out", out]
+        self._add("bench tokenizers", "bench", ["tokenizers", *given], out / "results.json")
+        for row, run in models.items():
+            for column, text, *keys in TOKENIZER_FIGURES:
+                where = ("rows", str(run), *keys)
+                figure = Figure(row=row, column=column, source=out / "results.json", keys=where, text=text)
+                self.figures.append(figure)
 
     def _add(self, name: str, verb: str, options: Sequence[object], output: Path) -> None:
         if any(stage.name == name for stage in self.stages):

@@ -55,9 +55,30 @@ def test_the_table_holds_what_was_measured_and_nothing_runs_twice(tmp_path: Path
 
 
 def test_cells_that_were_not_measured_stay_empty():
-    rows = [{"row": "a", "column": "x", "rate": 1.0, "low": 0.5, "high": 1.0}]
-    rows.append({"row": "b", "column": "y", "rate": 0.0, "low": 0.0, "high": 0.5})
+    rows = [{"row": "a", "column": "x", "rate": 1.0, "low": 0.5, "high": 1.0, "training_cpu_minutes": 1.0}]
+    rows.append({"row": "b", "column": "y", "rate": 0.0, "low": 0.0, "high": 0.5, "training_cpu_minutes": 2.5})
     assert "| a | 100.0 % (50–100) | – |" in markdown("T", "Q", "wam study", rows)
+
+
+def test_training_time_counts_the_runs_that_a_model_started_from(tmp_path: Path, monkeypatch, capfd):
+    def build(plan: Plan) -> None:
+        first = plan.train("first", [tmp_path], [])
+        second = plan.train("second", [tmp_path], ["--steps", 5], init=first)
+        assert plan.stages[-1].argv[-4:] == ("--init", str(first), "--steps", "5")
+        plan.stages.clear()
+        for run, seconds in ((first, 60.0), (second, 33.0)):
+            run.mkdir(parents=True)
+            (run / "metrics.jsonl").write_text("".join(json.dumps({"cpu_seconds": seconds}) + "\n" for _ in range(2)))
+        plan.evaluate("one", "reach", second, "reach", [])
+        last = plan.stages[-1]
+        plan.stages[-1] = StageCommand(
+            name=last.name, argv=(sys.executable, "-c", RESULTS, str(last.output.parent), "3"), output=last.output
+        )
+
+    monkeypatch.setitem(STUDIES, "fake", Study(title="Fake", question="How long?", build=build))
+    assert main(["--name", "fake", "--out", str(tmp_path / "study"), "--episodes", "4"]) == 0
+    assert json.loads((tmp_path / "study/study.json").read_text())["rows"][0]["training_cpu_minutes"] == 3.1
+    assert "took 3.1 to 3.1 CPU-minutes" in (tmp_path / "study/table.md").read_text()
 
 
 def test_bad_arguments(tmp_path: Path):

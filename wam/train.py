@@ -106,7 +106,7 @@ class _Loop:
         return validate(averaged, teacher, self.validation_batch, self.stage, self.config.loss, self.data.transforms)
 
     def _step(self) -> dict[str, float]:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         run, config, data = self.run, self.config, self.data
         frames = data.training.draw(run.step, config.batch_size)
         batch = make_batch(data.episodes, frames, data.model_config, data.transforms, data.prompts).to(self.device)
@@ -127,7 +127,8 @@ class _Loop:
         run.optimizer.step()
         run.averaged.update_parameters(run.model)
         run.step += 1
-        return {**values, "grad_norm": norm, "lr": rate, "seconds": time.perf_counter() - started}
+        spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
+        return {**values, "grad_norm": norm, "lr": rate, **spent}
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         del frame

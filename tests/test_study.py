@@ -22,6 +22,11 @@ print("played", out.name)
 (out / "results.json").write_text(json.dumps({"rows": [row], "n_steps": 4, "latency_ms": {"p50": 2.0}}))
 """
 
+METRICS = """
+run = pathlib.Path("{run}"); run.mkdir(parents=True)
+(run / "metrics.jsonl").write_text((json.dumps(dict(cpu_seconds={seconds})) + chr(10)) * 2)
+"""
+
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_every_study_consists_of_commands_that_exist(name: str, tmp_path: Path):
@@ -66,14 +71,11 @@ def test_training_time_counts_the_runs_that_a_model_started_from(tmp_path: Path,
         second = plan.train("second", [tmp_path], ["--steps", 5], init=first)
         assert plan.stages[-1].argv[-4:] == ("--init", str(first), "--steps", "5")
         plan.stages.clear()
-        for run, seconds in ((first, 60.0), (second, 33.0)):
-            run.mkdir(parents=True)
-            (run / "metrics.jsonl").write_text("".join(json.dumps({"cpu_seconds": seconds}) + "\n" for _ in range(2)))
         plan.evaluate("one", "reach", second, "reach", [])
         last = plan.stages[-1]
-        plan.stages[-1] = StageCommand(
-            name=last.name, argv=(sys.executable, "-c", RESULTS, str(last.output.parent), "3"), output=last.output
-        )
+        metrics = "".join(METRICS.format(run=run, seconds=seconds) for run, seconds in ((first, 60.0), (second, 33.0)))
+        argv = (sys.executable, "-c", RESULTS + metrics, str(last.output.parent), "3")
+        plan.stages[-1] = StageCommand(name=last.name, argv=argv, output=last.output)
 
     monkeypatch.setitem(STUDIES, "fake", Study(title="Fake", question="How long?", build=build))
     assert main(["--name", "fake", "--out", str(tmp_path / "study"), "--episodes", "4"]) == 0

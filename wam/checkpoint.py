@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +24,7 @@ from wam.config import ModelConfig
 from wam.errors import CheckpointError, WamError
 from wam.model import WorldActionModel
 from wam.robot import RobotSpec
+from wam.skeleton import skeleton
 from wam.transforms import Transforms
 
 __all__ = [
@@ -179,9 +179,7 @@ def load_checkpoint(path: Path, *, robot: RobotSpec | None = None) -> Checkpoint
         CheckpointError: Missing, truncated, of a newer format, of another model or of another robot.
     """
     info = describe_checkpoint(path, robot=robot)
-    with torch.device("meta"):  # without values, so that the weights lie in memory once
-        model = WorldActionModel(info.config)
-    model.make_tables()
+    model = skeleton(info.config)  # without values, so that the weights lie in memory once
     _load_weights(model, _tensors(info.weights), info.path)
     frozen = info.path.parent.parent / FROZEN_FOLDER
     if info.config.tokenizer == "vae" and frozen.is_dir():

@@ -4,17 +4,21 @@ Per stream the newest message with stamp <= t; every one must be younger than it
 allowed spread. Live inference and the conversion of recordings call the same ``align``, so that a policy meets at run
 time what it was trained on. Where a camera's latency was calibrated, its picture is older than its stamp: the joint
 state is then the one at the moment of the oldest picture, because the two belong together. Which picture is chosen
-stays a matter of stamps alone, or a recording would know pictures that had not arrived yet. Nothing here reads a clock:
-t is robot time [s], and so are the stamps.
+stays a matter of stamps alone, or a recording would know pictures that had not arrived yet. The past instants of an
+observation that looks back are aligned by the same rules, each at its own time (``policy.history``). Nothing here reads
+a clock: t is robot time [s], and so are the stamps.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from policy.history import History
 from policy.streams import HISTORY_S, Entry, ImageWatch, Stream, StreamCounts
 from wam.errors import ValueContractError, unknown_name
+from wam.history import Window
 from wam.robot import RobotSpec, SafetySpec
 from wam.spec import OBS_STATE, Observation, image_key
 
@@ -42,19 +46,22 @@ class ObservationBuffer:
     Args:
         robot: Its cameras and axes.
         safety: Age and spread limits; None takes the robot's own.
+        window: How far back observations look; one instant unless a policy wants more (``Policy.window``).
     """
 
-    def __init__(self, robot: RobotSpec, safety: SafetySpec | None = None) -> None:
+    def __init__(self, robot: RobotSpec, safety: SafetySpec | None = None, window: Window | None = None) -> None:
         self.robot = robot
         self.safety = robot.safety if safety is None else safety
         self._cameras = {camera.name: camera for camera in robot.cameras}
-        self._images = {name: Stream() for name in self._cameras}
+        self._history = History(window or Window())
+        kept_s = HISTORY_S + self._history.window.span
+        self._images = {name: Stream(kept_s) for name in self._cameras}
         self._watches = {name: ImageWatch() for name in self._cameras}
         calibration = robot.calibration
         self._latency = {  # stream key -> time from exposure to stamp [s]
             image_key(name): calibration.latency_s(name) if calibration else 0.0 for name in self._cameras
         }
-        self._state = Stream(HISTORY_S + max(0.0, *self._latency.values()))
+        self._state = Stream(kept_s + max(0.0, *self._latency.values()))
 
     @property
     def counts(self) -> Mapping[str, StreamCounts]:
@@ -112,8 +119,24 @@ class ObservationBuffer:
             task: The instruction in words.
 
         Returns:
-            An observation stamped t, with the ages and stamps of what went into it either way.
+            An observation stamped t, with the ages and stamps of what went into it either way. It has its past where
+            the window holds several instants; ages and stamps are those of the present.
         """
+        aligned = self._align(t, task)
+        if aligned.observation is None:
+            return aligned
+        whole = self._history.with_past(
+            aligned.observation, lambda time: self._align(time, task, now=False).observation
+        )
+        return dataclasses.replace(aligned, observation=whole)
+
+    @property
+    def holes(self) -> int:
+        """Past instants so far that had no observation of their own, so that the next later one stood in."""
+        return self._history.holes
+
+    def _align(self, t: float, task: str, *, now: bool = True) -> Alignment:
+        """``align`` for one instant by itself; whether a camera is frozen is known of the present alone."""
         streams = {image_key(name): stream for name, stream in self._images.items()} | {OBS_STATE: self._state}
         entries = {key: stream.at(t) for key, stream in streams.items()}
         refusals = [self._refusal(key, streams[key], entries[key], t) for key in streams]
@@ -123,7 +146,7 @@ class ObservationBuffer:
         if not any(refusals) and OBS_STATE not in found:
             refusals.append(f"{OBS_STATE} has nothing from {t - moment:.3f} s ago, when the oldest picture was taken")
         if not any(refusals):
-            refusals += [self._spread_refusal(found), self._frozen_refusal(found[OBS_STATE].value)]
+            refusals += [self._spread_refusal(found), self._frozen_refusal(found[OBS_STATE].value) if now else ""]
         refusal = "; ".join(text for text in refusals if text)
         return Alignment(
             observation=None if refusal else self._observation(found, t, task),
@@ -134,6 +157,7 @@ class ObservationBuffer:
 
     def clear(self) -> None:
         """Forgets every message, for a clock jump or a new episode; counts go on."""
+        self._history.clear()
         for name, stream in self._images.items():
             stream.clear()
             self._watches[name] = ImageWatch()

@@ -4,15 +4,16 @@
 Keys and values stay with the backend, on its device: only images, proprio, noise and the finished chunk cross this
 border.
 
-Shape legend: K cameras, H chunk length, A action width, P proprio width, T prompt words.
+Shape legend: I instants, K cameras, H chunk length, A action width, P proprio width, T prompt words, O actions between
+two instants.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Backend", "Imaginer"]
+__all__ = ["Backend", "Imaginer", "Streaming"]
 
 
 class Backend(Protocol):
@@ -36,8 +37,9 @@ class Backend(Protocol):
         """Encodes an observation and keeps the result for ``denoise``.
 
         Args:
-            images: (K, height, width, 3) rgb_hwc_u8 at the model's size.
-            proprio: (P,) float32, normalised.
+            images: (K, height, width, 3) rgb_hwc_u8 at the model's size, or (I, K, height, width, 3) for a model that
+                looks back on I instants, oldest first.
+            proprio: (P,) float32, normalised, or (I, P).
             prompt: A handle of ``encode_prompt``.
         """
 
@@ -64,6 +66,35 @@ class Backend(Protocol):
         Returns:
             (H, A) float32; a fresh array.
         """
+
+    def actions_between(self, now: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """Names the actions between two instants, for a bundle with an inverse-dynamics head (``has_inverse``).
+
+        Args:
+            now: (K, height, width, 3) rgb_hwc_u8 at the model's size.
+            later: The same, ``future_offset`` control steps later.
+
+        Returns:
+            (O, A) float32, normalised; a fresh array. O is ``future_offset``.
+        """
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A backend that keeps what it computed of earlier observations, so that a new one costs one instant."""
+
+    def encode_stream(self, images: np.ndarray, proprio: np.ndarray, prompt: Any, stamps: Sequence[float]) -> None:
+        """As ``Backend.encode_context``, of instants whose times are known.
+
+        Args:
+            images: (I, K, height, width, 3).
+            proprio: (I, P).
+            prompt: A handle of ``encode_prompt``.
+            stamps: (I,) robot times [s], oldest first; those seen before are not computed again.
+        """
+
+    def forget(self) -> None:
+        """Begins an episode: nothing of the last one is used again."""
 
 
 class Imaginer(Protocol):

@@ -18,6 +18,7 @@ from policy.tensorrt_plan import has_engines
 from policy.torch_backend import TorchBackend
 from policy.torch_compiled import CompiledTorchBackend
 from policy.torch_questions import InverseTorchBackend, JointTorchBackend
+from policy.torch_streaming import StreamingTorchBackend
 from wam.errors import unknown_name
 from wam.manifest import Manifest, read_manifest
 from wam.robot import RobotSpec
@@ -34,6 +35,7 @@ BACKENDS: Mapping[str, Callable[..., Backend]] = {
     "torch_compiled": CompiledTorchBackend,
     "torch_joint": JointTorchBackend,
     "torch_inverse": InverseTorchBackend,
+    "torch_streaming": StreamingTorchBackend,
 }
 _RUNTIMES = {"onnx": "onnxruntime", "torch": "torch"}  # what "auto" falls back on -> its library, best first
 

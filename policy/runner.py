@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from policy.backend import Backend, Imaginer
+from policy.backend import Backend, Imaginer, Streaming
 from policy.errors import PolicyError
 from policy.rtc import Continuation, guided_denoise, prefix_denoise, soft_weights
+from wam.history import Window
 from wam.manifest import Manifest
 from wam.sigmas import sigma_schedule
 from wam.spec import ActionChunk, Observation
@@ -70,6 +71,12 @@ class Policy:
         return self.manifest.control_dt
 
     @property
+    def window(self) -> Window:
+        """How far back an observation looks; what makes observations with their past wants to know it."""
+        model = self.manifest.model
+        return Window(n_instants=model.n_instants, spacing=model.obs_stride * self.control_dt)
+
+    @property
     def backend_name(self) -> str:
         """Name of the inference backend."""
         return self._backend.name
@@ -86,14 +93,18 @@ class Policy:
     def reset(self) -> None:
         """Begins an episode: noise seeds count from 0 again. Encoded prompts stay, they depend on the text alone."""
         self._chunks = 0
+        if isinstance(self._backend, Streaming):
+            self._backend.forget()
 
     def warm_up(self) -> None:
         """Runs a few chunks on black images, so that the first real one is as fast as the others."""
         model = self.manifest.model
-        images = np.zeros((model.n_cameras, *model.image_size_px, 3), dtype=np.uint8)
+        instants = (model.n_instants,) if model.n_instants > 1 else ()
+        images = np.zeros((*instants, model.n_cameras, *model.image_size_px, 3), dtype=np.uint8)
+        proprio = np.zeros((*instants, model.action_dim), dtype=np.float32)
         prompt = self._backend.encode_prompt(token_ids("", model.prompt_length))
         for _ in range(WARM_UP_CHUNKS):
-            self._backend.encode_context(images, np.zeros(model.action_dim, dtype=np.float32), prompt)
+            self._backend.encode_context(images, proprio, prompt)
             self._backend.denoise(np.zeros((self.chunk_length, model.action_dim), dtype=np.float32), self._sigmas)
 
     @property
@@ -111,7 +122,8 @@ class Policy:
         """Plans one chunk.
 
         Args:
-            observation: What the robot sees and where it is.
+            observation: What the robot sees and where it is, with its past (``window``) for a policy that looks back;
+                one without is the first of its episode, and stands in for what came before.
             noise_seed: Seed of the chunk's noise; None counts 0, 1, 2, … from construction or ``reset``.
             continuation: What of the playing chunk the new one is to agree with; None plans freely.
 
@@ -122,12 +134,12 @@ class Policy:
             ValueContractError: The observation does not fit the robot, or the model's output is not finite.
             PolicyError: A hard continuation of a model that was not trained for it, or of another width.
         """
-        images, proprio = self._encode(observation)
+        images, proprio = self._encode_seen(observation)
         seed = self._chunks if noise_seed is None else noise_seed
         self._chunks += 1
         shape = (self.chunk_length, self.manifest.model.action_dim)
         noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-        self._backend.encode_context(images, proprio, self._prompt(observation.task))
+        self._encode_context(observation, images, proprio)
         anchor = observation.proprio.copy()
         normalised = self._denoise(noise, anchor, continuation)
         chunk = ActionChunk(
@@ -161,6 +173,47 @@ class Policy:
             )
         return min(continuation.delay, self.max_prefix)
 
+    @property
+    def can_judge(self) -> bool:
+        """Whether the bundle has the inverse-dynamics head that ``consistency`` needs."""
+        return self.manifest.has_inverse
+
+    @property
+    def judged_steps(self) -> int:
+        """O, control steps between the two observations that ``consistency`` compares."""
+        return self.manifest.model.future_offset
+
+    def consistency(self, before: Observation, after: Observation, commanded: np.ndarray) -> np.ndarray:
+        """Compares what happened between two observations with what was commanded.
+
+        Args:
+            before: What was seen when the commands began.
+            after: What is seen ``judged_steps`` control steps later.
+            commanded: (O, A) absolute targets that were in force between.
+
+        Returns:
+            (A,) mean absolute difference of the actions that explain the pictures from the commanded ones, in
+            normalised units: 1 is a standard deviation of the training data's actions. Large: the arm did not do as it
+            was told, or something else moved the scene.
+
+        Raises:
+            PolicyError: The bundle has no inverse-dynamics head, or it is another number of actions.
+            ValueContractError: An observation does not fit the robot.
+        """
+        if not self.can_judge:
+            raise PolicyError(
+                "this bundle has no inverse-dynamics head, so it cannot tell what was done between two observations: "
+                "train one with wam train --stage inverse, and export that run."
+            )
+        shape = (self.judged_steps, self.manifest.model.action_dim)
+        if commanded.shape != shape:
+            raise PolicyError(f"commanded actions are {commanded.shape} but the head names {shape}: steps, axes.")
+        now, _ = self._encode(before)
+        later, _ = self._encode(after)
+        found = self._backend.actions_between(now, later)
+        told = self.manifest.transforms.encode_actions(commanded, before.proprio)
+        return np.abs(found - told).mean(axis=0)
+
     def imagine(self, observation: Observation, *, noise_seed: int | None = None) -> dict[str, np.ndarray]:
         """Predicts what each camera sees ``manifest.model.future_offset`` control steps after the observation.
 
@@ -175,7 +228,7 @@ class Policy:
             PolicyError: This policy was made without an imaginer, or torch is not installed (``BackendError``).
             ValueContractError: The observation does not fit the robot.
         """
-        images, proprio = self._encode(observation)
+        images, proprio = self._encode_seen(observation)
         if self._imaginer is None:
             if self._make_imaginer is None:
                 raise PolicyError("this policy cannot imagine: open the bundle with policy.load.load_policy.")
@@ -190,6 +243,38 @@ class Policy:
         transforms = self.manifest.transforms
         images = transforms.images(observation.images, self.manifest.cameras)
         return images, transforms.normalise_proprio(observation.proprio)
+
+    def _encode_seen(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+        """As ``_encode``, of all instants of the observation; where there are several they get an axis in front."""
+        instants = self._instants(observation)
+        if len(instants) == 1:
+            return self._encode(observation)
+        observation.validate(self.manifest.robot)
+        transforms = self.manifest.transforms
+        known: dict[int, np.ndarray] = {}  # an instant that stands in for others is resized once
+        for instant in instants:
+            if id(instant) not in known:
+                known[id(instant)] = transforms.images(instant.images, self.manifest.cameras)
+        images = np.stack([known[id(instant)] for instant in instants])
+        return images, transforms.normalise_proprio(np.stack([instant.proprio for instant in instants]))
+
+    def _instants(self, observation: Observation) -> tuple[Observation, ...]:
+        """(I,) what is seen at each instant; one that nothing came before stands in for what would have."""
+        wanted, found = self.window.n_instants, (*observation.history, observation)
+        if len(found) > wanted:
+            raise PolicyError(
+                f"the observation has {len(observation.history)} earlier instants but this policy looks back on "
+                f"{wanted - 1}: make them with Policy.window."
+            )
+        return (found[0],) * (wanted - len(found)) + found
+
+    def _encode_context(self, observation: Observation, images: np.ndarray, proprio: np.ndarray) -> None:
+        prompt = self._prompt(observation.task)
+        if isinstance(self._backend, Streaming):
+            stamps = [instant.stamp for instant in self._instants(observation)]
+            self._backend.encode_stream(images, proprio, prompt, stamps)
+        else:
+            self._backend.encode_context(images, proprio, prompt)
 
     def _prompt(self, task: str) -> Any:
         if task not in self._prompts:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wam.history import pick
+
 __all__ = ["Entry", "ImageWatch", "Stream", "StreamCounts", "fingerprint_pixels"]
 
 HISTORY_S = 1.0  # messages kept behind the newest one [s]: several times any age limit
@@ -79,9 +81,11 @@ class Stream:
         self.refusal = reason
 
     def at(self, t: float) -> Entry | None:
-        """The newest message with stamp <= t."""
-        place = bisect.bisect_right(self._stamps, t)
-        return self._entries[place - 1] if place else None
+        """The newest message with stamp <= t, as ``wam.history`` picks it in a dataset."""
+        if not self._stamps:
+            return None
+        picked = pick(self._stamps, (t,))
+        return self._entries[int(picked.places[0])] if picked.ages[0] >= 0 else None
 
     def clear(self) -> None:
         """Forgets messages, not counts."""

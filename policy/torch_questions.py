@@ -28,15 +28,17 @@ class JointTorchBackend(TorchBackend):
 
     def encode_context(self, images: np.ndarray, proprio: np.ndarray, prompt: Any) -> None:
         """See ``Backend.encode_context``; keeps what the video expert needs as well."""
-        from wam.visibility import Group  # imports torch
+        from wam.instants import present  # these import torch
+        from wam.visibility import Group
 
         model = self._model
         with self._torch.inference_mode():
             batch = self._batch(images)
-            self._cross = model.cross_kv(self._batch(proprio), prompt, model.tokenizer.image_tokens(batch))
-            self._context = model.encode_context_tokens(model.tokenizer.encode(batch), self._cross)
+            now = present(batch, model.config)
+            self._cross = model.observation_kv(self._batch(proprio), prompt, model.tokenizer.image_tokens(now))
+            self._context = model.encode_context_tokens(model.frame_tokens(batch), self._cross)
             self._cached = {Group.FRAME: self._context.frame}
-            self._condition = model.tokenizer.future_condition(batch)
+            self._condition = model.tokenizer.future_condition(now)
 
     def denoise(self, noise: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
         """See ``Backend.denoise``."""

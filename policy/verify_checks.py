@@ -79,8 +79,7 @@ def chunk_check(backend: str, runs: Backend, reference: Reference, manifest: Man
         noises = rng.standard_normal((2, *shape), dtype=np.float32)
         expected = [run_chunk(reference.stages, manifest, start, noise, sigmas) for noise in noises]
         runs.encode_context(
-            start[images].reshape(start[images].shape[-4:]),  # (K, height, width, 3)
-            start[proprio].reshape(-1),
+            *_seen(start[images], start[proprio], manifest),
             runs.encode_prompt(_without_batch(start[instruction], manifest)),
         )
         found = [runs.denoise(noise, sigmas) for noise in noises]
@@ -94,8 +93,7 @@ def golden_check(backend: str, runs: Backend, golden: Mapping[str, np.ndarray], 
     """Compares the chunks of the bundle's own sample with what PyTorch made of it when it was exported."""
     images, proprio, instruction = (golden[name] for name in ("images", "proprio", "instruction"))
     runs.encode_context(
-        images.reshape(images.shape[-4:]),
-        proprio.reshape(-1),
+        *_seen(images, proprio, manifest),
         runs.encode_prompt(_without_batch(instruction, manifest)),
     )
     sigmas = [float(sigma) for sigma in golden["sigmas"]]
@@ -141,6 +139,12 @@ def _difference(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarr
         scale = max(1.0, float(np.abs(array).max(initial=0.0)))
         shares.append(float(np.abs(array - found[name].reshape(array.shape)).max(initial=0.0)) / scale)
     return float(np.max(shares))
+
+
+def _seen(images: np.ndarray, proprio: np.ndarray, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """(K, height, width, 3) and (P,), or with an axis of instants in front for a model that looks back on several."""
+    several = int(manifest.model.n_instants > 1)
+    return images.reshape(images.shape[-4 - several :]), proprio.reshape(proprio.shape[-1 - several :])
 
 
 def _without_batch(instruction: np.ndarray, manifest: Manifest) -> np.ndarray:

@@ -1,17 +1,19 @@
 """Which frames a training step sees: a pure function of (seed, step), so a resumed run continues bit for bit.
 
-A sample is an observation frame, the action chunk that starts there and the frames that the model imagines, up to
+A sample is an observation frame (and, for a model that looks back, those that ``wam.history`` picks before it), the
+action chunk that starts there and the frames that the model imagines, up to
 ``future_offset`` steps later. Parts that reach past the end of an episode are marked padded. The first steps of an
 episode, where a policy commits to a direction, are drawn more often, and the idle tail, where nothing moves any more,
 hardly at all.
 
-Shape legend: B batch, K cameras, F future frames, L latent frames of the future, H chunk, A action width, P proprio
-width, T prompt words, W text width.
+Shape legend: B batch, I instants of an observation, K cameras, F future frames, L latent frames of the future, H chunk,
+A action width, P proprio width, T prompt words, W text width.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +21,11 @@ from torch import Tensor
 
 from wam.config import ModelConfig
 from wam.dataset import Episodes
+from wam.history import Window, pick
 from wam.text import token_ids
 from wam.transforms import Transforms
 
-__all__ = ["Batch", "FrameSampler", "make_batch"]
+__all__ = ["Batch", "FrameSampler", "instants_of", "make_batch"]
 
 IDLE_ACTION_RANGE = 1e-3  # [rad, gripper opening]: actions that stay within this are a tail where nothing moves
 
@@ -38,6 +41,18 @@ class Batch:
     actions: Tensor  # (B, H, A) float32 normalised
     action_is_pad: Tensor  # (B, H) bool
     token_ids: Tensor  # (B, T) int64; with a text encoder its embeddings instead, (B, T, W) float32
+    past_images: Tensor | None = None  # (B, I − 1, K, height, width, 3) uint8, oldest first; None: one instant alone
+    past_proprio: Tensor | None = None  # (B, I − 1, P) float32 normalised
+
+    @property
+    def seen_images(self) -> Tensor:
+        """Images of all instants, as a model takes them: (B, I, K, height, width, 3), or ``images`` if I is 1."""
+        return _with_past(self.past_images, self.images)
+
+    @property
+    def seen_proprio(self) -> Tensor:
+        """Proprio of all instants: (B, I, P), or ``proprio`` if I is 1."""
+        return _with_past(self.past_proprio, self.proprio)
 
     def to(self, device: torch.device) -> "Batch":
         """Moves every tensor."""
@@ -45,7 +60,7 @@ class Batch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Applies a function to every tensor."""
-        return Batch(**{name: function(value) for name, value in vars(self).items()})
+        return Batch(**{name: None if value is None else function(value) for name, value in vars(self).items()})
 
     def repeat_actions(self, draws: int) -> "Batch":
         """Repeats the chunks, so that each is seen with several noises; the rest stays as it is."""
@@ -138,6 +153,7 @@ def make_batch(
     late = (later >= ends).reshape(len(frames), config.future_latents, -1)  # (B, L, F / L)
     future = episodes.frames[np.minimum(later, ends - 1).ravel()]  # (B·F, K, height, width, 3)
     actions, action_is_pad = episodes.chunks(frames, config.chunk_length)
+    past = instants_of(episodes, frames, config)[:, :-1]  # (B, I - 1)
     if prompts is None:
         prompts = np.stack([token_ids(task, config.prompt_length) for task in episodes.tasks])  # (tasks, T)
     return Batch(
@@ -148,7 +164,30 @@ def make_batch(
         actions=torch.from_numpy(transforms.encode_actions(actions, episodes.proprio[frames])),
         action_is_pad=torch.from_numpy(action_is_pad),
         token_ids=torch.from_numpy(prompts[episodes.task_index[frames]]),
+        past_images=torch.from_numpy(_gathered(episodes.frames, past)) if past.size else None,
+        past_proprio=torch.from_numpy(transforms.normalise_proprio(episodes.proprio[past])) if past.size else None,
     )
+
+
+def instants_of(episodes: Episodes, frames: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Returns (B, I) indices of the frames that an observation at each of (B,) frames is made of, the present last."""
+    if config.n_instants == 1:
+        return frames[:, None]
+    window = Window(n_instants=config.n_instants, spacing=float(config.obs_stride))
+    first = episodes.start[np.searchsorted(episodes.start, frames, side="right") - 1]
+    places = [
+        pick(np.arange(count + 1), window.times(float(count), begin=0.0)).places for count in frames - first
+    ]  # frames of a dataset are one control step apart
+    return first[:, None] + np.stack(places)
+
+
+def _gathered(frames: Any, places: np.ndarray) -> np.ndarray:
+    found = frames[places.ravel()]
+    return found.reshape(*places.shape, *found.shape[1:])
+
+
+def _with_past(past: Tensor | None, now: Tensor) -> Tensor:
+    return now if past is None else torch.cat((past, now[:, None]), dim=1)
 
 
 def _cumulative_chances(owner: np.ndarray, shares: Sequence[float]) -> np.ndarray:

@@ -6,6 +6,8 @@ projection of the flow timestep. Self-attention is split into ``project`` and ``
 of both experts meet between the two (mixture of transformers). Noise levels act only through ``Modulation``, which is
 made before the blocks run, so a sampler whose levels are known makes it once and not in every step.
 
+In inference mode blocks compute the same with fewer operators (``wam.fused``); training and exported graphs do not.
+
 Weights of the matrix products may be in half precision: each product casts its input to its weights' type, and norms,
 rotary positions, modulation and the residual stream stay in float32. With float32 weights no cast does anything.
 
@@ -24,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wam import fused
 from wam.flow import TIMESTEP_SCALE
 from wam.rope import Rope, apply_rope
 
@@ -38,10 +41,9 @@ __all__ = [
     "RMSNorm",
     "TimestepEmbedding",
     "attend",
+    "attend_text",
     "cast_linear",
 ]
-
-NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D"]:
         """Scales every vector to unit root mean square, in float32."""
         x = x.float()
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + NORM_EPS) * self.weight
+        if fused.active():
+            return F.rms_norm(x, self.weight.shape, self.weight, fused.NORM_EPS)
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + fused.NORM_EPS) * self.weight
 
 
 class TimestepEmbedding(nn.Module):
@@ -121,9 +125,9 @@ class Block(nn.Module):
         super().__init__()
         width, inner = config.width, config.num_heads * config.head_dim
         self.heads = config.num_heads
-        self.norm_self = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
-        self.norm_cross = nn.LayerNorm(width, eps=NORM_EPS)
-        self.norm_ffn = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
+        self.norm_self = nn.LayerNorm(width, eps=fused.NORM_EPS, elementwise_affine=False)
+        self.norm_cross = nn.LayerNorm(width, eps=fused.NORM_EPS)
+        self.norm_ffn = nn.LayerNorm(width, eps=fused.NORM_EPS, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * inner)
         self.out = nn.Linear(inner, width)
         self.cross_q = nn.Linear(width, inner)
@@ -151,7 +155,11 @@ class Block(nn.Module):
         self, x: Float[Tensor, "*B N D"], modulation: Modulation, rope: Rope
     ) -> tuple[Float[Tensor, "*B h N d"], KeysValues]:
         """Makes this expert's rotated queries and keys, and its values."""
-        q, k, v = cast_linear(self.qkv, self._entry(x, modulation)).chunk(3, dim=-1)  # 3 x (B, N, h·d)
+        qkv = cast_linear(self.qkv, self._entry(x, modulation))  # (B, N, 3·h·d)
+        if fused.active():
+            q, k, v = fused.turned(qkv, self.heads, self._qk_scale(), fused.spin(rope))  # 3 x (B, h, N, d)
+            return q.to(qkv.dtype), KeysValues(k.to(qkv.dtype), v)
+        q, k, v = qkv.chunk(3, dim=-1)  # 3 x (B, N, h·d)
         return self._rotated(self.norm_q(q), rope).to(v.dtype), self._rotated_kv(k, v, rope)
 
     def project_kv(self, x: Float[Tensor, "*B N D"], modulation: Modulation, rope: Rope) -> KeysValues:
@@ -175,14 +183,14 @@ class Block(nn.Module):
 
         The tokens of an image encoder, where there are any, are attended to by the same queries, apart from the text.
         """
-        x = x + modulation.gate * cast_linear(self.out, _join(attended))
+        x = _gated(x, modulation.gate, cast_linear(self.out, _join(attended)))
         q = self._split(self.norm_cross_q(cast_linear(self.cross_q, self.norm_cross(x)))).to(text.keys.dtype)
-        crossed = attend(q, text.keys, text.values)
+        crossed = attend_text(q, text)
         if image is not None:
             crossed = crossed + attend(q, image.keys, image.values)
         x = x + cast_linear(self.cross_out, _join(crossed))
-        hidden = self.norm_ffn(x) * modulation.scale_ffn + modulation.shift_ffn
-        return x + modulation.gate_ffn * self.ffn(hidden.to(self.ffn[0].weight.dtype))
+        hidden = _modulated(self.norm_ffn, x, modulation.scale_ffn, modulation.shift_ffn)
+        return _gated(x, modulation.gate_ffn, self.ffn(hidden.to(self.ffn[0].weight.dtype)))
 
     def text_kv(self, text: Float[Tensor, "*B T W"]) -> KeysValues:
         """Keys and values of the text context: they change with the instruction, never with the noise level."""
@@ -195,7 +203,11 @@ class Block(nn.Module):
         return KeysValues(self._split(self.norm_image_k(k)).to(v.dtype), self._split(v))
 
     def _entry(self, x: Tensor, modulation: Modulation) -> Tensor:
-        return self.norm_self(x) * modulation.scale + modulation.shift
+        return _modulated(self.norm_self, x, modulation.scale, modulation.shift)
+
+    def _qk_scale(self) -> Float[Tensor, "2 inner"] | None:
+        """Learned scales of the norms of queries and keys; None where neither is normed."""
+        return torch.stack((self.norm_q.weight, self.norm_k.weight)) if isinstance(self.norm_q, RMSNorm) else None
 
     def _rotated(self, x: Tensor, rope: Rope) -> Tensor:
         return apply_rope(self._split(x), rope)
@@ -204,7 +216,7 @@ class Block(nn.Module):
         return KeysValues(self._rotated(self.norm_k(k), rope).to(v.dtype), self._split(v))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)  # (B, h, N, d)
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(-3, -2)  # (B, h, N, d)
 
 
 class Head(nn.Module):
@@ -212,7 +224,7 @@ class Head(nn.Module):
 
     def __init__(self, width: int, out_dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
+        self.norm = nn.LayerNorm(width, eps=fused.NORM_EPS, elementwise_affine=False)
         self.modulation = nn.Parameter(torch.randn(1, 2, width) / math.sqrt(width))
         self.linear = nn.Linear(width, out_dim)
 
@@ -223,7 +235,7 @@ class Head(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B N D"], modulation: HeadModulation) -> Float[Tensor, "*B N O"]:
         """Projects tokens to their prediction."""
-        return cast_linear(self.linear, self.norm(x) * modulation.scale + modulation.shift)
+        return cast_linear(self.linear, _modulated(self.norm, x, modulation.scale, modulation.shift))
 
 
 class LinearHead(nn.Module):
@@ -248,11 +260,27 @@ def cast_linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return layer(x.to(layer.weight.dtype))
 
 
+def _modulated(norm: nn.LayerNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return fused.modulated_norm(x, scale, shift, norm.eps) if fused.active() else norm(x) * scale + shift
+
+
+def _gated(x: Tensor, gate: Tensor, out: Tensor) -> Tensor:
+    return torch.addcmul(x, gate, out.to(x.dtype)) if fused.active() else x + gate * out
+
+
 def attend(
     q: Float[Tensor, "*B h N d"], k: Float[Tensor, "*B h M d"], v: Float[Tensor, "*B h M d"]
 ) -> Float[Tensor, "*B h N d"]:
     """Attention over keys that are all visible: there is no mask anywhere in this model's hot path."""
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_text(q: Float[Tensor, "*B h N d"], text: KeysValues) -> Float[Tensor, "*B h N d"]:
+    """Cross-attention to one text context, or of each of several instants to its own: (B, T, h, words, d)."""
+    if text.keys.ndim == q.ndim:
+        return attend(q, *text)
+    apart = q.unflatten(-2, (text.keys.shape[-4], -1)).transpose(-4, -3)  # (B, T, h, N / T, d)
+    return attend(apart, *text).transpose(-4, -3).flatten(-3, -2)
 
 
 def _join(x: Tensor) -> Tensor:

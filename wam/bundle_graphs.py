@@ -19,7 +19,7 @@ from wam.errors import BundleError
 from wam.graphs import Stage, example_inputs, stages, tensor_spec
 from wam.manifest import GraphSpec
 from wam.onnx_fold import fold
-from wam.onnx_trace import on_meta, on_zeros, trace
+from wam.onnx_trace import on_meta, trace
 from wam.onnx_weights import MODEL_PREFIX, GraphWeights, assemble
 from wam.operator_gate import TARGETS, require_operators
 from wam.precision import DTYPES, lower_matmuls
@@ -88,20 +88,17 @@ def write_graphs(
         constants=constants,
     )
     tensors = {name: tensor.to("meta") for name, tensor in example_inputs(config, TRACE_SEED).items()}
-    tensors["tokens"] = torch.empty(config.tokens_per_frame, config.token_dim, device="meta")
+    tensors["tokens"] = torch.empty(config.n_instants * config.tokens_per_frame, config.token_dim, device="meta")
     graphs = {}
     for part in parts:
         logger.info("exporting %s", part.name)
-        # Convolutions of the meta device cannot be traced; an autoencoder is run, on zeros.
-        prepare = on_zeros if any(isinstance(layer, FirstFrameVae) for layer in part.module.modules()) else on_meta
-        prepare(part.module)
-        device = next(part.module.parameters()).device
-        inputs = {name: torch.zeros_like(tensors[name], device=device) for name in part.inputs}
+        on_meta(part.module)
+        inputs = {name: tensors[name] for name in part.inputs}
         outputs = part(inputs)
         path = folder / f"{part.name}.onnx"
         graphs[part.name] = _write_graph(part, inputs, outputs, weights, path)
         require_operators(path, targets)
-        tensors |= {name: tensor.to("meta") for name, tensor in outputs.items()}
+        tensors |= outputs
     return graphs
 
 

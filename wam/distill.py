@@ -44,7 +44,7 @@ def distillation_losses(
         raise ValueError("distillation needs a teacher: the stage must be started from a checkpoint.")
     draws = config.noise_draws
     with torch.no_grad():
-        tokens = model.tokenizer.encode(batch.images)
+        tokens = model.frame_tokens(batch.seen_images)
         clean = batch.actions.repeat(draws, 1, 1)  # (R·B, H, A)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         sigma = _start_levels(len(clean), config.action_shift, generator).to(clean)
@@ -81,7 +81,7 @@ def flow_end_point(
 
 
 def _context(model: WorldActionModel, batch: Batch, tokens: Tensor, draws: int) -> ContextCache:
-    cross = model.cross_kv(batch.proprio, model.encode_prompt(batch.token_ids))
+    cross = model.observation_kv(batch.seen_proprio, model.encode_prompt(batch.token_ids))
     return model.encode_context_tokens(tokens, cross).map(lambda kv: kv.repeat(draws, 1, 1, 1))
 
 

@@ -1,6 +1,7 @@
 """The stages of inference as static ONNX graphs without a batch axis.
 
-``prompt`` runs once per task, ``context`` once per observation and ``denoise`` once per step; the step includes the
+``prompt`` runs once per task, ``context`` once per observation and ``denoise`` once per step; a model with an
+inverse-dynamics head has ``inverse`` as well, which names the actions between two observations. The step includes the
 Euler update, so N steps are N runs and the number of steps stays a choice of the robot. ``levels`` turns the noise
 levels of one step into its modulation tables: it runs once per schedule, when a policy is loaded, and takes 15 % off
 every step. No mask is exported: the fast question sees every key (``wam.visibility``). Keys, values and tables are one
@@ -11,8 +12,8 @@ What is decided before the robot sees anything is not computed there, and each s
 instruction (``prompt``), modulation of the clean frame (a constant), modulation of the steps (``levels``), queries and
 everything behind them in the last video block (never exported).
 
-Shape legend: K cameras, H chunk, A action width, P proprio width, T prompt words, W text width,
-N tokens of the observation, Z values of a token.
+Shape legend: I instants of an observation (absent if one), K cameras, H chunk, A action width, P proprio width, T
+prompt words, W text width, N tokens of the observation, Z values of a token.
 """
 
 import itertools
@@ -76,11 +77,13 @@ def stages(
     tables = ("gain", *_table_names(model))
     words = "token_ids" if model.config.text == "words" else "text"
     seen, context = ("tokens", _TokenContext(model, clean)) if encoded else ("images", _Context(model, clean, vae))
+    inverse = Stage(name="inverse", module=_Inverse(model, vae), inputs=("now", "later"), outputs=("actions_between",))
     return (
         Stage(name="prompt", module=_Prompt(model), inputs=(words,), outputs=prompt),
         Stage(name="context", module=context, inputs=(seen, "proprio", *prompt), outputs=cache),
         Stage(name="levels", module=_Levels(model), inputs=("sigma", "sigma_next"), outputs=tables),
         Stage(name="denoise", module=_Denoise(model), inputs=("actions", *tables, *cache), outputs=("actions_next",)),
+        *((inverse,) if model.inverse is not None and not encoded else ()),
     )
 
 
@@ -88,19 +91,24 @@ def example_inputs(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     """Draws random inputs of the whole chain, on the CPU: all but what the stages make for each other."""
     generator = torch.Generator().manual_seed(seed)
     images = (config.n_cameras, *config.image_size_px, 3)
+    instants = (config.n_instants,) if config.n_instants > 1 else ()  # an axis only where there are several
     ids = torch.randint(0, VOCABULARY_SIZE, (config.prompt_length,), generator=generator)
     if config.text == "words":
         instruction = {"token_ids": ids}
     else:
         instruction = {"text": torch.randn(config.prompt_length, config.text_width, generator=generator)}
-    return {
+    drawn = {
         **instruction,
-        "images": torch.randint(0, 256, images, generator=generator).to(torch.uint8),
-        "proprio": torch.randn(config.state_dim, generator=generator),
+        "images": torch.randint(0, 256, (*instants, *images), generator=generator).to(torch.uint8),
+        "proprio": torch.randn(*instants, config.state_dim, generator=generator),
         "actions": torch.randn(config.chunk_length, config.action_dim, generator=generator),
         "sigma": torch.ones(config.chunk_length),
         "sigma_next": torch.zeros(config.chunk_length),
     }
+    if config.inverse_head:
+        drawn["now"] = drawn["images"][-1] if instants else drawn["images"]
+        drawn["later"] = torch.randint(0, 256, images, generator=generator).to(torch.uint8)
+    return drawn
 
 
 def tensor_spec(name: str, tensor: Tensor) -> TensorSpec:
@@ -130,17 +138,19 @@ class _Context(_Part):
                 self.register_buffer(f"clean_{name}_{layer:02d}", table[0])  # (1, D): for all tokens of the frame
 
     def forward(self, images: Tensor, proprio: Tensor, *prompt: Tensor) -> tuple[Tensor, ...]:
-        tokenizer = self.model.tokenizer
-        seen = tokenizer.image_tokens(images[None])
-        batch = tokenizer.encode(images[None]) if self.vae is None else frame_tokens(tokenizer, self.vae, images[None])
-        return self._cache(batch[0], proprio, prompt, None if seen is None else seen[0])
+        tokenizer, several = self.model.tokenizer, self.model.config.n_instants > 1
+        instants = images if several else images[None]  # (I, K, height, width, 3)
+        seen = tokenizer.image_tokens(instants)
+        batch = tokenizer.encode(instants) if self.vae is None else frame_tokens(tokenizer, self.vae, instants)
+        tokens = batch.flatten(0, 1) if several else batch[0]  # (N, Z)
+        return self._cache(tokens, proprio, prompt, None if seen is None else seen[0])
 
     def _cache(
         self, tokens: Tensor, proprio: Tensor, prompt: tuple[Tensor, ...], image_tokens: Tensor | None
     ) -> tuple[Tensor, ...]:
         video, action = _unflat(prompt, (self.layers - 1, self.layers))
         nothing = KeysValues(*(part[:, :0] for part in action[-1]))  # stands where no one looks
-        cross = self.model.cross_kv(proprio, PromptCache((*video, nothing), action), image_tokens)
+        cross = self.model.observation_kv(proprio, PromptCache((*video, nothing), action), image_tokens)
         return _flat(self.model.encode_context_tokens(tokens, cross, self._clean()))
 
     def _clean(self) -> ExpertModulation:
@@ -159,6 +169,22 @@ class _TokenContext(_Context):
 
     def forward(self, tokens: Tensor, proprio: Tensor, *prompt: Tensor) -> tuple[Tensor, ...]:
         return self._cache(tokens, proprio, prompt, None)
+
+
+class _Inverse(_Part):
+    """Images of two instants → the actions between them."""
+
+    def __init__(self, model: WorldActionModel, vae: FirstFrameVae | None) -> None:
+        super().__init__(model)
+        self.vae = vae
+
+    def forward(self, now: Tensor, later: Tensor) -> tuple[Tensor]:
+        return (self.model.inverse(self._tokens(now), self._tokens(later)),)
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        tokenizer = self.model.tokenizer
+        batch = tokenizer.encode(images[None]) if self.vae is None else frame_tokens(tokenizer, self.vae, images[None])
+        return batch[0]  # (N, Z)
 
 
 class _Levels(_Part):

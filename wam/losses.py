@@ -72,8 +72,8 @@ def training_losses(
     """Returns scalar losses "action", "video" (0 where nothing asked for it) and their weighted sum "loss"."""
     asked = draw_questions(config.questions, ~batch.future_is_pad.any(1), generator)
     image = model.tokenizer.image_tokens(batch.images)
-    cross = model.cross_kv(batch.proprio, model.encode_prompt(batch.token_ids), image)
-    whole = Asked(batch, model.encode_context_tokens(model.tokenizer.encode(batch.images), cross), cross)
+    cross = model.observation_kv(batch.seen_proprio, model.encode_prompt(batch.token_ids), image)
+    whole = Asked(batch, model.encode_context_tokens(model.frame_tokens(batch.seen_images), cross), cross)
     ask = QuestionLosses(model, config, generator)
     actions: list[Errors] = []
     video: list[Errors] = []

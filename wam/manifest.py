@@ -26,6 +26,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GOLDEN_FILE",
     "GRAPH_NAMES",
+    "INVERSE_GRAPH",
     "MANIFEST_NAME",
     "GraphSpec",
     "Manifest",
@@ -39,6 +40,7 @@ FORMAT_VERSION = 2  # raised whenever an older reader would misunderstand a bund
 MANIFEST_NAME = "manifest.json"
 GOLDEN_FILE = "golden.safetensors"  # inputs and what PyTorch made of them; absent where the model was too large to run
 GRAPH_NAMES = ("prompt", "context", "levels", "denoise")  # once per task, observation, schedule of steps, and step
+INVERSE_GRAPH = "inverse"  # two observations -> the actions between; only of a model with an inverse-dynamics head
 MODEL_DTYPES = ("float32", "float16", "bfloat16")  # of the large matrix products
 DTYPES = (*MODEL_DTYPES, "uint8", "int64")  # of a graph's inputs and outputs
 EXPORT_FIX = "export it again with wam export."
@@ -95,7 +97,7 @@ class Manifest:
     n_steps: int  # denoising steps unless the caller asks for another number
     dtype: str  # one of MODEL_DTYPES
     threads: int | None  # CPU threads the bundle asks for; None leaves it to the machine
-    graphs: Mapping[str, GraphSpec]  # by name, exactly GRAPH_NAMES
+    graphs: Mapping[str, GraphSpec]  # by name: GRAPH_NAMES, and INVERSE_GRAPH or not
     weights: str | None  # safetensors file, which the graphs read too; None where they hold their own, quantised
     files: Mapping[str, str]  # path inside the bundle -> sha256, of every graph and weight file
     checkpoint: Mapping[str, Any]  # where it came from: path, sha256 of its weights, training step
@@ -144,6 +146,11 @@ class Manifest:
         manifest = cls(**fields)
         _check(manifest, source)
         return manifest
+
+    @property
+    def has_inverse(self) -> bool:
+        """Whether the bundle can name the actions between two observations."""
+        return INVERSE_GRAPH in self.graphs
 
     def write(self, folder: Path) -> Path:
         """Writes ``manifest.json`` into a bundle folder and returns its path."""
@@ -275,11 +282,23 @@ def _check(manifest: Manifest, source: str) -> None:
     for name, (value, other, expected) in pairs.items():
         if value != expected:
             raise BundleError(f"{source}: {name} is {value} but {other} is {expected}: they must agree; {EXPORT_FIX}")
-    if set(manifest.graphs) != set(GRAPH_NAMES):
+    if set(manifest.graphs) - {INVERSE_GRAPH} != set(GRAPH_NAMES):
         raise BundleError(
-            f"{source}: the bundle has graphs {sorted(manifest.graphs)} but needs exactly {', '.join(GRAPH_NAMES)}: "
-            f"{EXPORT_FIX}"
+            f"{source}: the bundle has graphs {sorted(manifest.graphs)} but needs exactly {', '.join(GRAPH_NAMES)}, "
+            f"and may have {INVERSE_GRAPH}: {EXPORT_FIX}"
         )
+    if INVERSE_GRAPH in manifest.graphs and not model.inverse_head:
+        raise BundleError(
+            f"{source}: the bundle has a graph {INVERSE_GRAPH} but its model has no inverse-dynamics head "
+            f"(model.inverse_head is 0): {EXPORT_FIX}"
+        )
+    for tensor in manifest.graphs["context"].inputs:
+        instants = tensor.shape[0] if len(tensor.shape) > 4 else 1  # (I, K, height, width, 3)
+        if tensor.name == "images" and instants != model.n_instants:
+            raise BundleError(
+                f"{source}: graph context takes the images of {instants} instant(s) but the model looks back on "
+                f"{model.n_instants} (n_obs_steps, obs_lead): they must agree; {EXPORT_FIX}"
+            )
     if manifest.dtype not in MODEL_DTYPES:
         raise BundleError(f"{source}: " + unknown_name("dtype", manifest.dtype, MODEL_DTYPES))
     weights = [manifest.weights] if manifest.weights else []

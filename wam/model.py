@@ -7,31 +7,36 @@ cached inference and the uncached forward run the same code, for each of the fou
 sample or to every one of its tokens; what the levels do (``StepTables``) depends on them alone, so a sampler may
 compute it once per schedule.
 
+The observation may hold several instants (``wam.history``): its tokens are then those of all of them, oldest first, and
+each instant cross-attends to its own proprio. Images and proprio get an axis T of instants behind the batch; an
+observation of one instant has none.
+
 Source: Fast-WAM (arXiv 2603.16666), DreamZero (arXiv 2602.15922).
 
-Shape legend: B batch, K cameras, H chunk, A action width, P proprio width, L layers, h heads, d head size, N tokens,
-M tokens of the imagined future, T prompt words, W text width, I image tokens, Z values of a video token, C condition
-values of one, S noise levels of a sample (absent or 1: the same for all its tokens; else one per token).
+Shape legend: B batch, T instants of an observation (in a prompt: its words), K cameras, H chunk, A action width,
+P proprio width, L layers, h heads, d head size, N tokens, M tokens of the imagined future, W text width, I image
+tokens, Z values of a video token, C condition values of one, S noise levels of a sample (absent or 1: the same for all
+its tokens; else one per token).
 """
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from wam import rope
-from wam.blocks import KeysValues, attend
-from wam.caches import ContextCache, NoisyVideo, Predictions, PromptCache, StepTables, append_layers
+from wam.caches import ContextCache, NoisyVideo, Predictions, PromptCache, StepTables, append_layers, map_layers
 from wam.conditions import frame_condition, with_condition
 from wam.config import ModelConfig
 from wam.expert import Expert, ExpertModulation, LayersKV, RegisterExpert
 from wam.flow import step_gain, velocity_from_x
+from wam.instants import frame_tables, observation_band, present, used_keys
 from wam.inverse_dynamics import InverseDynamicsHead
+from wam.layers import Run, Stream, run_layers
 from wam.text import VOCABULARY_SIZE
 from wam.tokenizer import make_tokenizer
-from wam.visibility import Group, Question, visible
+from wam.visibility import Group, Question
 
 __all__ = [
     "ContextCache",
@@ -72,9 +77,10 @@ class WorldActionModel(nn.Module):
         config = self.config
         rows, columns = config.grid
         later = torch.arange(1, config.future_latents + 1)
-        for name, frames in (("now", torch.zeros(1)), ("later", later)):
-            tables = rope.video_tables(frames.float(), rows, columns * config.n_cameras, config.head_dim)
-            self._register_tables(name, tables)
+        self._register_tables("now", frame_tables(config, config.n_instants))
+        self._register_tables(
+            "later", rope.video_tables(later.float(), rows, columns * config.n_cameras, config.head_dim)
+        )
         self._register_tables("chunk", rope.action_tables(config.chunk_length, config.head_dim))
 
     # -- the stages of inference, each one exported graph -------------------------------------------------------------
@@ -86,13 +92,19 @@ class WorldActionModel(nn.Module):
 
     def encode_context(
         self,
-        images: UInt8[Tensor, "B K height width 3"],
-        proprio: Float[Tensor, "B P"],
+        images: UInt8[Tensor, "B *T K height width 3"],
+        proprio: Float[Tensor, "B *T P"],
         prompt: PromptCache,
     ) -> ContextCache:
         """One observation → keys and values that every denoising step reads."""
-        cross = self.cross_kv(proprio, prompt, self.tokenizer.image_tokens(images))
-        return self.encode_context_tokens(self.tokenizer.encode(images), cross)
+        cross = self.observation_kv(proprio, prompt, self.tokenizer.image_tokens(present(images, self.config)))
+        return self.encode_context_tokens(self.frame_tokens(images), cross)
+
+    def frame_tokens(self, images: UInt8[Tensor, "B *T K height width 3"]) -> Float[Tensor, "B N Z"]:
+        """Video tokens of all instants of an observation."""
+        if self.config.n_instants == 1:
+            return self.tokenizer.encode(images)
+        return self.tokenizer.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
 
     def encode_context_tokens(
         self,
@@ -100,12 +112,30 @@ class WorldActionModel(nn.Module):
         cross: Mapping[str, LayersKV],
         modulation: ExpertModulation | None = None,
     ) -> ContextCache:
-        """As ``encode_context``, from video tokens and what ``cross_kv`` and ``clean_modulation`` returned."""
+        """As ``encode_context``, from video tokens and what ``observation_kv`` and ``clean_modulation`` returned."""
+        band = observation_band(self.config, tokens.shape[-2])
+        frame = tuple(used_keys(kv, band) for kv in self.frame_kv(tokens, cross, modulation))
+        return ContextCache(frame, cross["action"], cross.get("image", ()) if self.config.action_register else ())
+
+    def frame_kv(
+        self,
+        tokens: Float[Tensor, "*B N Z"],
+        cross: Mapping[str, LayersKV],
+        modulation: ExpertModulation | None = None,
+        past: LayersKV = (),
+    ) -> LayersKV:
+        """Keys and values of an observation's own tokens.
+
+        Args:
+            tokens: Its video tokens, of one instant or more.
+            cross: What ``cross_kv`` returned for one instant, or ``observation_kv`` for all.
+            modulation: What ``clean_modulation`` returned; None computes it.
+            past: Keys and values of earlier instants that these tokens see, turned to their places before them.
+        """
         if modulation is None:
             modulation = self.clean_modulation(tokens.new_zeros(tokens.shape[:-2]))
         groups = {Group.FRAME: self._enter_frame(tokens, modulation)}
-        frame = self._run(groups, {}, cross, Question.POLICY, silent=groups).kv[Group.FRAME]
-        return ContextCache(frame, cross["action"], cross.get("image", ()) if self.config.action_register else ())
+        return self._run(groups, {}, cross, Question.POLICY, silent=groups, past=past).kv[Group.FRAME]
 
     def clean_modulation(self, clean: Float[Tensor, " B"]) -> ExpertModulation:
         """What sigma 0 does to the video expert: a constant of the weights, which exported graphs hold as such."""
@@ -174,6 +204,23 @@ class WorldActionModel(nn.Module):
         cross = {name: append_layers(words, tokens[name]) for name, words in prompt._asdict().items()}
         return cross if image is None else {**cross, "image": self.experts["video"].image_kv(image)}
 
+    def observation_kv(
+        self,
+        proprio: Float[Tensor, "*B P"],
+        prompt: PromptCache,
+        image: Float[Tensor, "*B I W"] | None = None,
+    ) -> dict[str, LayersKV]:
+        """As ``cross_kv``, of all instants: (B, T, P) proprio where there are several.
+
+        A further entry, "frame", is what each instant attends to: the instruction and its own proprio.
+        """
+        if self.config.n_instants == 1:
+            return self.cross_kv(proprio, prompt, image)
+        own = self.experts["video"].text_kv(self.proprio_in(proprio)[..., None, :])  # (B, T, h, 1, d) per layer
+        instants = proprio.shape[-2]
+        words = map_layers(lambda kv: kv.unsqueeze(-4).expand(*kv.shape[:-3], instants, *kv.shape[-3:]), prompt.video)
+        return {**self.cross_kv(proprio[..., -1, :], prompt, image), "frame": append_layers(words, own)}
+
     def predict(
         self,
         question: Question | str,
@@ -212,7 +259,7 @@ class WorldActionModel(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "B N Z"],
-        proprio: Float[Tensor, "B P"],
+        proprio: Float[Tensor, "B *T P"],
         prompt: PromptCache,
         question: Question | str,
         *,
@@ -223,8 +270,8 @@ class WorldActionModel(nn.Module):
         """All groups in one pass, nothing cached.
 
         Args:
-            tokens: Clean video tokens of the observation.
-            proprio: Normalised proprio.
+            tokens: Clean video tokens of the observation, of all its instants.
+            proprio: Normalised proprio, of each instant.
             prompt: Keys and values of the instruction.
             question: Who may see whom.
             video: As ``predict``.
@@ -233,7 +280,7 @@ class WorldActionModel(nn.Module):
         """
         clean = self.clean_modulation(tokens.new_zeros(len(tokens)))
         groups = {Group.FRAME: self._enter_frame(tokens, clean), **self._enter_noisy(video, actions)}
-        cross = self.cross_kv(proprio, prompt, image)
+        cross = self.observation_kv(proprio, prompt, image)
         out = self._run(groups, {}, cross, question, silent=(Group.FRAME,)).out
         return self._predictions(out, video, actions)
 
@@ -241,57 +288,41 @@ class WorldActionModel(nn.Module):
 
     def _run(
         self,
-        groups: "Mapping[Group, _Stream]",
+        groups: Mapping[Group, Stream],
         cached: Mapping[Group, LayersKV],
         cross: Mapping[str, LayersKV],
         question: Question | str,
         silent: Collection[Group] = (),
-    ) -> "_Run":
-        """Runs live groups through all layers; groups in ``cached`` only lend their keys and values.
-
-        Nobody reads the output of a ``silent`` group: its last layer only makes keys and values.
-        """
-        hidden = {group: stream.x for group, stream in groups.items()}
-        kept: dict[Group, list[KeysValues]] = {group: [] for group in groups}
-        last = self.config.num_layers - 1
-        for layer in range(self.config.num_layers):
-            blocks = {group: self.experts[_EXPERT[group]].blocks[layer] for group in groups}
-            kv = {group: stored[layer] for group, stored in cached.items()}
-            queries = {}
-            for group, stream in groups.items():
-                arguments = hidden[group], stream.modulation.blocks[layer], stream.rope
-                if group in silent and layer == last:
-                    kv[group] = blocks[group].project_kv(*arguments)
-                else:
-                    queries[group], kv[group] = blocks[group].project(*arguments)
-                kept[group].append(kv[group])
-            for group in queries:
-                attended = attend(queries[group], *_gather(kv, visible(question, group)))
-                text, image = cross[_EXPERT[group]][layer], self._image(group, layer, cross)
-                modulation = groups[group].modulation.blocks[layer]
-                hidden[group] = blocks[group].merge(hidden[group], attended, modulation, text, image)
-        out = {
-            group: self.experts[_EXPERT[group]].head(hidden[group], stream.modulation.head)
-            for group, stream in groups.items()
-            if group not in silent
-        }
-        return _Run(out, {group: tuple(layers) for group, layers in kept.items()})
-
-    def _image(self, group: Group, layer: int, cross: Mapping[str, LayersKV]) -> KeysValues | None:
-        looks = self.config.image_width > 0 and (group is not Group.ACTION or self.config.action_register)
-        return cross["image"][layer] if looks else None
+        past: LayersKV = (),
+    ) -> Run:
+        """See ``wam.layers.run_layers``."""
+        return run_layers(self.config, self.experts, groups, cached, cross, question, silent, past)
 
     def _predict_actions(self, actions: Tensor, modulation: ExpertModulation, context: ContextCache) -> Tensor:
-        groups = {Group.ACTION: self._enter("action", actions, modulation, self.action_positions, "chunk")}
+        groups = {Group.ACTION: self._enter("action", actions, modulation, self.action_positions, self._rope("chunk"))}
         cached, cross = {Group.FRAME: context.frame}, {"action": context.cross, "image": context.image}
         return self._run(groups, cached, cross, Question.POLICY).out[Group.ACTION]
 
-    def _enter_frame(self, tokens: Tensor, modulation: ExpertModulation) -> "_Stream":
+    def _enter_frame(self, tokens: Tensor, modulation: ExpertModulation) -> Stream:
         if self.config.condition_channels:
             tokens = with_condition(tokens, frame_condition(tokens, self.config), self.config)
-        return self._enter("video", tokens, modulation, self.video_positions, "now")
+        instants = tokens.shape[-2] // self.config.tokens_per_frame
+        positions = self.video_positions if instants == 1 else self.video_positions.repeat(instants, 1)
+        return self._enter("video", tokens, modulation, positions, self._frame_rope(instants))
 
-    def _enter_noisy(self, video: NoisyVideo | None, actions: tuple[Tensor, Tensor] | None) -> "dict[Group, _Stream]":
+    def _frame_rope(self, instants: int) -> rope.Rope:
+        """Of so many instants up to the present; the tables hold those of the model's own observations."""
+        more = self.config.n_instants - instants
+        if more == 0:
+            return self._rope("now")
+        if more > 0:
+            cos, sin, turn = self._rope("now")
+            skipped = more * self.config.tokens_per_frame
+            return rope.Rope(cos[skipped:], sin[skipped:], turn)
+        held = self._rope("now")
+        return rope.Rope(*(part.to(held.cos) for part in frame_tables(self.config, instants)))
+
+    def _enter_noisy(self, video: NoisyVideo | None, actions: tuple[Tensor, Tensor] | None) -> dict[Group, Stream]:
         groups = {}
         if video is not None:
             groups[Group.VIDEO] = self._enter_video(*video)
@@ -299,25 +330,27 @@ class WorldActionModel(nn.Module):
             groups[Group.ACTION] = self._enter_actions(*actions)
         return groups
 
-    def _enter_video(self, tokens: Tensor, sigma: Tensor, condition: Tensor | None = None) -> "_Stream":
+    def _enter_video(self, tokens: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Stream:
         if self.config.condition_channels:
             tokens = with_condition(tokens, condition, self.config)
         modulation = self.experts["video"].modulate(_per_token(sigma))
         positions = self.video_positions.repeat(self.config.future_latents, 1)
-        return self._enter("video", tokens, modulation, positions, "later")
+        return self._enter("video", tokens, modulation, positions, self._rope("later"))
 
-    def _enter_actions(self, actions: Tensor, sigma: Tensor) -> "_Stream":
+    def _enter_actions(self, actions: Tensor, sigma: Tensor) -> Stream:
         modulation = self.experts["action"].modulate(_per_token(sigma))
-        return self._enter("action", actions, modulation, self.action_positions, "chunk")
+        return self._enter("action", actions, modulation, self.action_positions, self._rope("chunk"))
 
     def _enter(
-        self, name: str, tokens: Tensor, modulation: ExpertModulation, positions: Tensor, table: str
-    ) -> "_Stream":
+        self, name: str, tokens: Tensor, modulation: ExpertModulation, positions: Tensor, turning: rope.Rope
+    ) -> Stream:
         x = self.experts[name].embed(tokens)
         if self.config.learned_positions:
             x = x + positions
-        turning = rope.Rope(*(self.get_buffer(f"{table}_{part}") for part in rope.Rope._fields))
-        return _Stream(x, modulation, turning)
+        return Stream(x, modulation, turning)
+
+    def _rope(self, table: str) -> rope.Rope:
+        return rope.Rope(*(self.get_buffer(f"{table}_{part}") for part in rope.Rope._fields))
 
     def _text_kv(self, text: Tensor) -> dict[str, LayersKV]:
         video = self.experts["video"].text_kv(text)
@@ -343,31 +376,6 @@ class WorldActionModel(nn.Module):
     def _register_tables(self, name: str, tables: rope.Rope) -> None:
         for part, value in tables._asdict().items():
             self.register_buffer(f"{name}_{part}", value, persistent=False)
-
-
-class _Stream(NamedTuple):
-    """One group on its way through the layers."""
-
-    x: Tensor  # (B, N, D)
-    modulation: ExpertModulation
-    rope: rope.Rope
-
-
-class _Run(NamedTuple):
-    out: dict[Group, Tensor]
-    kv: dict[Group, LayersKV]
-
-
-_EXPERT = {Group.FRAME: "video", Group.VIDEO: "video", Group.ACTION: "action"}
-
-
-def _gather(kv: Mapping[Group, KeysValues], groups: tuple[Group, ...]) -> KeysValues:
-    present = [kv[group] for group in groups if group in kv]
-    return (
-        present[0]
-        if len(present) == 1
-        else KeysValues(*(torch.cat(parts, dim=-2) for parts in zip(*present, strict=True)))
-    )
 
 
 def _per_token(sigma: Tensor) -> Tensor:

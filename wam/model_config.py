@@ -7,12 +7,13 @@ from typing import Any
 
 from wam.errors import ConfigError, unknown_name
 
-__all__ = ["ACTION_HEADS", "ACTION_PREDICTIONS", "TEXTS", "TOKENIZERS", "ModelConfig"]
+__all__ = ["ACTION_HEADS", "ACTION_PREDICTIONS", "OBS_ATTENTIONS", "TEXTS", "TOKENIZERS", "ModelConfig"]
 
 ACTION_PREDICTIONS = ("x", "velocity")
 ACTION_HEADS = ("modulated", "linear")
 TOKENIZERS = ("patches", "pixels", "autoencoder", "vae")
 TEXTS = ("words", "umt5")
+OBS_ATTENTIONS = ("whole", "causal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,10 @@ class ModelConfig:
     action_dim: int  # A, joints + gripper of the robot
     proprio_dim: int = 0  # P, width of proprio; 0: that of an action, as with every robot file
     n_cameras: int  # K, images per observation
+    n_obs_steps: int = 1  # k, instants of the observation that actions and imagined video see, the present included
+    obs_stride: int = 4  # control steps between two of them: what is played of a chunk before the next is asked for
+    obs_attention: str = "whole"  # instants see one another (whole), or themselves and earlier ones only (causal)
+    obs_lead: int = 0  # causal: earlier instants still, which only those k see, as they would have in a stream
     chunk_length: int = 16  # H, actions per chunk: 1.6 s at 10 Hz, twice the execution horizon
     max_prefix: int = 0  # longest committed prefix of a chunk that training showed it clean; 0: never trained with one
     future_offset: int = 8  # control steps from the observation to the last imagined frame: one execution horizon
@@ -85,11 +90,14 @@ class ModelConfig:
             ("action head", self.action_head, ACTION_HEADS),
             ("tokenizer", self.tokenizer, TOKENIZERS),
             ("text encoder", self.text, TEXTS),
+            ("observation attention", self.obs_attention, OBS_ATTENTIONS),
         ):
             if value not in valid:
                 raise ConfigError(unknown_name(what, value, valid))
         self._check_time()
+        self._check_history()
         self._check_register()
+        self._check_tokenizer()
 
     def _check_time(self) -> None:
         if self.future_offset > self.chunk_length:
@@ -97,7 +105,6 @@ class ModelConfig:
                 f"future_offset {self.future_offset} lies beyond chunk_length {self.chunk_length}: the imagined frame "
                 "must be one the chunk can reach."
             )
-        self._check_tokenizer()
         if self.future_offset % self.future_frames or self.future_frames % self.latent_stride:
             raise ConfigError(
                 f"future_frames {self.future_frames} must divide future_offset {self.future_offset} and be a multiple "
@@ -109,12 +116,40 @@ class ModelConfig:
                 "to be left to predict."
             )
 
+    def _check_history(self) -> None:
+        if self.obs_attention == "whole" and self.obs_lead:
+            raise ConfigError(
+                f"obs_lead is {self.obs_lead} but obs_attention is 'whole': only a causal observation has instants "
+                "that lead up to it."
+            )
+        if self.obs_attention == "causal" and self.n_obs_steps == 1:
+            raise ConfigError(
+                "obs_attention 'causal' orders the instants of an observation but n_obs_steps is 1: give it 2 or more."
+            )
+        if self.n_obs_steps > 1 and self.image_width:
+            raise ConfigError(
+                f"n_obs_steps is {self.n_obs_steps} but preset '{self.preset}' attends to the tokens of an image "
+                "encoder, which are made for the present instant alone: give n_obs_steps 1."
+            )
+
     def _check_register(self) -> None:
         if self.action_register and self.action_width != self.video_width:
             raise ConfigError(
                 f"action_register needs action_width {self.action_width} to be video_width {self.video_width}: actions "
                 "run through the video expert's blocks."
             )
+
+    def _check_tokenizer(self) -> None:
+        values = 3 * self.patch_px**2
+        if self.tokenizer == "pixels" and self.latent_channels != values:
+            raise ConfigError(
+                f"tokenizer 'pixels' keeps every pixel: latent_channels is {self.latent_channels} but a patch of "
+                f"{self.patch_px} x {self.patch_px} pixels has {values} values."
+            )
+        if self.tokenizer == "pixels" and self.latent_stride != 1:
+            raise ConfigError(f"tokenizer 'pixels' sees each frame alone, but latent_stride is {self.latent_stride}.")
+        if self.tokenizer == "autoencoder" and self.patch_px % 2:
+            raise ConfigError(f"tokenizer 'autoencoder' works on half patches, but patch_px is {self.patch_px}.")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -130,6 +165,21 @@ class ModelConfig:
         return rows * columns * self.n_cameras
 
     @property
+    def n_instants(self) -> int:
+        """Instants that the network is given: those that are acted on, and those that lead up to them."""
+        return self.n_obs_steps + self.obs_lead
+
+    @property
+    def full_lead(self) -> int:
+        """``obs_lead`` with which the k instants are, number for number, those of an endless causal stream."""
+        return (self.num_layers - 1) * (self.n_obs_steps - 1)
+
+    @property
+    def instant_spacing(self) -> float:
+        """Time between two instants of the observation, in latent frames of the imagined future."""
+        return self.obs_stride * self.future_latents / self.future_offset
+
+    @property
     def token_dim(self) -> int:
         """Latent values in one video token."""
         return self.latent_channels * self.token_patch**2
@@ -138,18 +188,6 @@ class ModelConfig:
     def condition_dim(self) -> int:
         """Condition values that stand beside a video token's latent values."""
         return self.condition_channels * self.token_patch**2
-
-    def _check_tokenizer(self) -> None:
-        values = 3 * self.patch_px**2
-        if self.tokenizer == "pixels" and self.latent_channels != values:
-            raise ConfigError(
-                f"tokenizer 'pixels' keeps every pixel: latent_channels is {self.latent_channels} but a patch of "
-                f"{self.patch_px} x {self.patch_px} pixels has {values} values."
-            )
-        if self.tokenizer == "pixels" and self.latent_stride != 1:
-            raise ConfigError(f"tokenizer 'pixels' sees each frame alone, but latent_stride is {self.latent_stride}.")
-        if self.tokenizer == "autoencoder" and self.patch_px % 2:
-            raise ConfigError(f"tokenizer 'autoencoder' works on half patches, but patch_px is {self.patch_px}.")
 
     @property
     def state_dim(self) -> int:

@@ -57,8 +57,8 @@ def dataset_samples(dataset: Path, manifest: Manifest, count: int, cache: Path) 
     samples = [
         Sample(
             instruction=batch.token_ids[place].numpy(),
-            images=batch.images[place].numpy(),
-            proprio=batch.proprio[place].numpy(),
+            images=batch.seen_images[place].numpy(),
+            proprio=batch.seen_proprio[place].numpy(),
         )
         for place in range(len(frames))
     ]

@@ -7,6 +7,7 @@ opening in [0, 1] where the robot has one. ``stamp`` is robot time in seconds.
 Shape legend: H chunk length, A action width, P proprio width (equal to A here).
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class Observation:
     proprio: np.ndarray  # (P,) float32, joint positions [rad], then gripper opening [0, 1]
     task: str  # the instruction in words
     stamp: float  # robot time of the observation [s]
+    history: "tuple[Observation, ...]" = ()  # what was seen before, oldest first, for a policy that looks back
 
     def validate(self, robot: RobotSpec) -> "Observation":
         """Checks names, shapes, types and finiteness against a robot, and returns itself.
@@ -61,6 +63,14 @@ class Observation:
         _check_vector("proprio", self.proprio, robot)
         if not np.isfinite(self.stamp):
             raise ValueContractError(f"observation stamp is {self.stamp}: it must be a finite robot time in seconds.")
+        for earlier, later in itertools.pairwise((*self.history, self)):
+            if earlier.stamp > later.stamp:
+                raise ValueContractError(
+                    f"the history of an observation holds stamp {earlier.stamp} before {later.stamp}: it must go from "
+                    "the oldest to the newest."
+                )
+        for earlier in self.history:
+            earlier.validate(robot)
         return self
 
 

@@ -62,7 +62,7 @@ def stage_counts(config: ModelConfig, dtype: str) -> dict[str, Count]:
 def _without_encoders(tokenizer: Any, config: ModelConfig) -> None:
     tokens = torch.empty(1, config.tokens_per_frame, config.token_dim, device="meta")
     seen = torch.empty(1, config.image_tokens, config.image_width, device="meta") if config.image_width else None
-    tokenizer.encode = lambda images: tokens
+    tokenizer.encode = lambda images: tokens.expand(len(images), -1, -1)
     tokenizer.image_tokens = lambda images: seen
 
 

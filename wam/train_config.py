@@ -9,6 +9,7 @@ from typing import Any
 from wam.checkpoint import TOKENIZER_STAGE
 from wam.errors import ConfigError, unknown_name
 from wam.losses import LossConfig
+from wam.model_config import OBS_ATTENTIONS
 from wam.normalise import MODES
 from wam.stages import STAGES
 from wam.transforms import ACTION_SPACES
@@ -47,6 +48,12 @@ class TrainConfig:
     normalisation: str = "mean_std"  # of proprio and actions: mean_std or quantile (1st and 99th percentile)
     action_prediction: str = ""  # the action expert predicts the clean chunk (x) or the velocity; default: the preset's
     video_prediction: str = ""  # the video expert predicts clean tokens (x) or the velocity; default: the preset's
+    n_obs_steps: int = 0  # instants that the model sees, the present one included; 0: 1, or with --init its own
+    obs_stride: int = 0  # control steps between two of them; 0: 4, or with --init its own
+    obs_attention: str = (
+        ""  # instants see one another (whole, the default) or only earlier ones (causal: it can stream)
+    )
+    obs_lead: int = -1  # causal: instants that lead up to those; -1: as many as make a stream equal to it exactly
     max_prefix: int = 0  # longest prefix of a chunk that training shows clean, for real-time chunking; 0: none
     start_share: float = 0.2  # share of a batch from the first steps of an episode, where directions are decided
     start_steps: int = 8  # how many steps count as first
@@ -63,7 +70,7 @@ class TrainConfig:
             raise ConfigError("dataset names no folder: give at least one LeRobot v3 dataset.")
         if self.shares and (len(self.shares) != len(self.dataset) or min(self.shares) <= 0):
             raise ConfigError(
-                f"shares are {', '.join(f"{share:g}" for share in self.shares)} for {len(self.dataset)} dataset(s): "
+                f"shares are {', '.join(f'{share:g}' for share in self.shares)} for {len(self.dataset)} dataset(s): "
                 "give one positive number per dataset, in the same order, or none."
             )
         for name in ("steps", "batch_size", "validate_every", "save_every"):
@@ -79,6 +86,17 @@ class TrainConfig:
             raise ConfigError(
                 f"tokenizer '{self.tokenizer}' cannot be chosen here: a run from --init keeps that of its checkpoint, "
                 f"and stage '{TOKENIZER_STAGE}' makes one."
+            )
+        if self.obs_attention not in ("", *OBS_ATTENTIONS):
+            raise ConfigError(unknown_name("observation attention", self.obs_attention, OBS_ATTENTIONS))
+        if self.n_obs_steps < 0 or self.obs_stride < 0:
+            raise ConfigError(
+                f"n_obs_steps {self.n_obs_steps} and obs_stride {self.obs_stride} must be 1 or more, or 0: the default."
+            )
+        if self.stage != "full" and (self.n_obs_steps or self.obs_stride or self.obs_attention or self.obs_lead >= 0):
+            raise ConfigError(
+                f"stage '{self.stage}' keeps how far its checkpoint looks back: leave out --n-obs-steps, --obs-stride, "
+                "--obs-attention and --obs-lead, or change them in stage full."
             )
         if self.action_space not in ACTION_SPACES:
             raise ConfigError(unknown_name("action space", self.action_space, ACTION_SPACES))

@@ -85,17 +85,30 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
 def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
     base = choose_tokenizer(preset(config.preset, robot), config.tokenizer, config.stage)
     prediction = config.action_prediction or base.action_prediction
-    return dataclasses.replace(
+    chosen = dataclasses.replace(
         base,
         action_prediction=prediction,
         video_prediction=config.video_prediction or base.video_prediction,
         max_prefix=config.max_prefix,
     )
+    return _looking_back(config, chosen)
 
 
 def _continued(config: TrainConfig, base: Checkpoint) -> ModelConfig:
     wanted = config.stage == "inverse" and not base.config.inverse_head
-    return dataclasses.replace(base.config, inverse_head=INVERSE_HEAD_WIDTH) if wanted else base.config
+    kept = dataclasses.replace(base.config, inverse_head=INVERSE_HEAD_WIDTH) if wanted else base.config
+    return _looking_back(config, kept)
+
+
+def _looking_back(config: TrainConfig, base: ModelConfig) -> ModelConfig:
+    """How far observations look back: as asked, else as it was. No weight depends on it, so a checkpoint can change."""
+    names = ("n_obs_steps", "obs_stride", "obs_attention")
+    asked = {name: getattr(config, name) for name in names if getattr(config, name)}
+    if not asked and config.obs_lead < 0:
+        return base
+    changed = dataclasses.replace(base, **asked, obs_lead=0)
+    lead = changed.full_lead if changed.obs_attention == "causal" else 0
+    return dataclasses.replace(changed, obs_lead=lead if config.obs_lead < 0 else config.obs_lead)
 
 
 def _robot(config: TrainConfig) -> RobotSpec:

@@ -59,10 +59,10 @@ def chunk_measures(model: WorldActionModel, batch: Batch, transforms: Transforms
         ``chunk_error``: mean absolute error of a sampled chunk, normalised; ``joint_error_rad``: the same over the
         joints [rad], without the gripper.
     """
-    cross = model.cross_kv(
-        batch.proprio, model.encode_prompt(batch.token_ids), model.tokenizer.image_tokens(batch.images)
+    cross = model.observation_kv(
+        batch.seen_proprio, model.encode_prompt(batch.token_ids), model.tokenizer.image_tokens(batch.images)
     )
-    context = model.encode_context_tokens(model.tokenizer.encode(batch.images), cross)
+    context = model.encode_context_tokens(model.frame_tokens(batch.seen_images), cross)
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     noise = torch.randn(batch.actions.shape, generator=generator).to(batch.actions)
     sampled = sample_actions(model, context, noise, VALIDATION_STEPS)

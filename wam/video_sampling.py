@@ -7,8 +7,8 @@ two). Noise comes from a seed, so a seed decides the outcome.
 
 Source: UniPC (arXiv 2302.04867); step cache and guidance as in DreamZero (arXiv 2602.15922).
 
-Shape legend: B batch, K cameras, T frames of the future, H chunk, A action width, P proprio width, M tokens of the
-future, Z values of a video token.
+Shape legend: B batch, I instants of an observation (absent if one), K cameras, T frames of the future, H chunk, A
+action width, P proprio width, M tokens of the future, Z values of a video token.
 """
 
 import itertools
@@ -24,6 +24,7 @@ from wam.caches import ContextCache, PromptCache
 from wam.errors import ConfigError, unknown_name
 from wam.expert import LayersKV
 from wam.flow import euler_step
+from wam.instants import present
 from wam.model import WorldActionModel
 from wam.questions import see_actions
 from wam.sigmas import sigma_schedule
@@ -97,8 +98,8 @@ def integrate(
 @torch.no_grad()
 def imagine_future(
     model: WorldActionModel,
-    images: UInt8[Tensor, "B K height width 3"],
-    proprio: Float[Tensor, "B P"],
+    images: UInt8[Tensor, "B *I K height width 3"],
+    proprio: Float[Tensor, "B *I P"],
     prompt: PromptCache,
     options: VideoSampling,
     *,
@@ -110,8 +111,8 @@ def imagine_future(
 
     Args:
         model: The network.
-        images: The observation.
-        proprio: Normalised.
+        images: The observation; an axis of instants where the model looks back.
+        proprio: Normalised, with the same axis.
         prompt: Keys and values of the instruction.
         options: Sampling.
         actions: Normalised chunk that will be executed (forward dynamics); None imagines without one.
@@ -121,13 +122,14 @@ def imagine_future(
     Raises:
         ConfigError: Guidance was asked for without an empty instruction.
     """
-    tokens, condition = model.tokenizer.encode(images), model.tokenizer.future_condition(images)
-    seen = _observe(model, images, tokens, proprio, prompt)
+    clean, images = model.frame_tokens(images), present(images, model.config)
+    tokens, condition = clean[:, -model.config.tokens_per_frame :], model.tokenizer.future_condition(images)
+    seen = _observe(model, images, clean, proprio, prompt)
     velocity = _field(model, seen, condition, actions)
     if options.guidance != 1.0:
         if empty_prompt is None:
             raise ConfigError(f"guidance {options.guidance} needs the keys and values of an empty instruction.")
-        plain = _field(model, _observe(model, images, tokens, proprio, empty_prompt), condition, actions)
+        plain = _field(model, _observe(model, images, clean, proprio, empty_prompt), condition, actions)
         velocity = _guided(velocity, plain, options.guidance)
     generator = torch.Generator().manual_seed(seed)
     shape = (len(tokens), model.config.future_tokens, model.config.token_dim)
@@ -142,7 +144,7 @@ class _Seen(NamedTuple):
 
 
 def _observe(model: WorldActionModel, images: Tensor, tokens: Tensor, proprio: Tensor, prompt: PromptCache) -> _Seen:
-    cross = model.cross_kv(proprio, prompt, model.tokenizer.image_tokens(images))
+    cross = model.observation_kv(proprio, prompt, model.tokenizer.image_tokens(images))
     return _Seen(model.encode_context_tokens(tokens, cross), cross)
 
 

@@ -38,7 +38,7 @@ from wam.robot import load_robot, robot_file
 __all__ = ["BenchRosConfig", "main", "measure_graph", "run_bench", "untrained"]
 
 SETTLE_S = 2.0  # after engaging, before anything counts
-GUARD_NOTICES_S = 5.0  # a guard that has not held by then will not
+GUARD_NOTICES_S = 20.0  # a guard that has not held by then will not
 FAULTS: dict[str, tuple[str, signal.Signals]] = {
     "hold_after_kill_s": ("policy", signal.SIGKILL),
     "hold_after_hang_s": ("policy", signal.SIGSTOP),
@@ -94,12 +94,24 @@ def run_bench(config: BenchRosConfig) -> dict[str, Any]:
         arguments += [f"config:={_parameters(folder, config)}"]
         with Progress(console=Console(stderr=True), transient=True) as progress:
             numbers, traces = measure_graph(config, arguments, _ticker(progress, "graph", 60 * config.minutes))
-            recording = None
+            results = _write(config, load_before, numbers, traces, None)
             if config.recorder:
                 ticker = _ticker(progress, "recorder", 60 * config.minutes)
                 seconds = 60 * config.minutes
                 recording = measure_recorder(folder, config.recorded_robot, seconds, config.compression, ticker)
                 numbers["recorder_lost"] = recording["lost"]
+                results = _write(config, load_before, numbers, traces, recording)
+    return results
+
+
+def _write(
+    config: BenchRosConfig,
+    load_before: float,
+    numbers: dict[str, float | None],
+    traces: dict[str, Any],
+    recording: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Writes what has been measured so far, with the plot; returns the content of ``results.json``."""
     results = {
         "what": "wam bench ros",
         "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load_before": load_before},
@@ -149,6 +161,7 @@ def measure_graph(
 def _time_to_hold(graph: LaunchedGraph, listener: Listener, fault: str) -> float:
     """Makes one fault while the policy moves the arm; returns how long until the guard held it [s]."""
     node, number = FAULTS[fault]
+    listener.engage()  # a machine that did not run the arm for a second has made the guard latch a fault
     listener.until(lambda: listener.state == "RUN_POLICY", f"the policy commands again before {fault}")
     listener.clear()
     graph.send(node, number)

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ros_nodes.bench_listener import Listener
 from ros_nodes.errors import GraphError
 from wam.robot import load_robot
 
-__all__ = ["lost_messages", "measure_recorder"]
+__all__ = ["lost_messages", "measure_recorder", "recorded_stamps"]
 
 END_S = 60.0  # longest wait for a process that was asked to end
 
@@ -57,7 +57,7 @@ def measure_recorder(
             process.kill()
             process.wait()
     file = next(recordings.glob("*.mcap"))
-    recorded = _stamps(file, sent)
+    recorded = recorded_stamps(file, sent)
     result = {
         "lost": sum(lost_messages(sent[topic], recorded[topic]) for topic in sent),
         "sent": {topic: len(stamps) for topic, stamps in sent.items()},
@@ -108,12 +108,12 @@ def _ask(listener: Listener, service: str) -> None:
         raise GraphError(f"{error} It says: {refusal}") from error
 
 
-def _stamps(file: Path, topics: Mapping[str, object]) -> dict[str, list[int]]:
+def recorded_stamps(file: Path, topics: Iterable[str]) -> dict[str, list[int]]:
     """Header stamps of what a file holds [ns]; the recorder stores them as publish times."""
-    from mcap.reader import make_reader
+    from mcap.reader import NonSeekingReader  # the seeking one unpacks the whole file before the first message
 
     found: dict[str, list[int]] = {topic: [] for topic in topics}
     with file.open("rb") as stream:
-        for _, channel, message in make_reader(stream).iter_messages(topics=list(topics), log_time_order=False):
+        for _, channel, message in NonSeekingReader(stream).iter_messages(list(topics), log_time_order=False):
             found[channel.topic].append(message.publish_time)
     return found

@@ -38,6 +38,7 @@ SUBCOMMANDS = {  # wam bench NAME -> its module
     "fastwam": "sim.bench_fastwam",
     "geometry": "sim.bench_geometry",
     "seams": "sim.bench_seams",
+    "tokenizers": "sim.bench_tokenizers",
 }
 BUSY_LOAD = 0.5  # load average per core above which wall times say more about the machine's other work
 

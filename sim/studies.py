@@ -3,7 +3,7 @@
 ``language``: two cubes, the instruction names one; and the same scenes with the other one named. ``steps``: success
 against the number of denoising steps, plain, self-distilled and after a stage of DreamZero-Flash noise. ``suite``: one
 model for the four tasks of the suite: actions alone, beside the imagined future and from it; visibility mixed or
-isolated; with and without the video loss.
+isolated; with and without the video loss. ``tokenizer``: three ways to turn images into latents.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ TWO_CUBES = ("--distractors", 1)
 OTHER_NAMED = (*TWO_CUBES, "--named", 1)
 REACH_FIRST = (17, 1, 1, 1)  # shares of the suite's tasks while the colour is tied to its cube
 SUITE_STEPS = 7000
+TOKENIZER_OPTIONS = ("--steps", 1500, "--batch-size", 16, "--learning-rate", 1e-3)
 MIXED_QUESTIONS = tuple(
     word
     for name, share in (("policy", 2), ("joint", 1), ("inverse", 1), ("forward", 1))
@@ -90,6 +91,24 @@ def _suite(plan: Plan) -> None:
             plan.evaluate(name, task, runs[run], task, [*TWO_CUBES, "--backend", backend])
 
 
+def _tokenizer(plan: Plan) -> None:
+    data = plan.collect("reach", distractors=0, episodes=1000)
+    held_out = plan.collect("reach", distractors=1, episodes=40)  # two cubes: scenes that no model was trained on
+    learned = plan.train("tokenizer", [data], ["--stage", "tokenizer", *TOKENIZER_OPTIONS])
+    models = {}
+    for row, name, options in (
+        ("closed form", "patches", []),
+        ("direct patches", "pixels", ["--tokenizer", "pixels"]),
+        ("causal autoencoder", "autoencoder", ["--tokenizer", learned]),
+    ):
+        models[row] = plan.train(name, [data], ["--steps", 1600, *options])
+        plan.bundle(models[row])
+        if name == "autoencoder":
+            plan.origins[models[row]] = learned  # its training counts as well
+        plan.evaluate(row, "reach", models[row], "reach", [])
+    plan.compare_tokenizers(models, held_out)
+
+
 STUDIES: Mapping[str, Study] = {
     "language": Study(
         title="Language that binds",
@@ -105,5 +124,10 @@ STUDIES: Mapping[str, Study] = {
         title="One model for the suite",
         question="What does one model solve when it is asked in three ways, and what do mixing and the video loss add?",
         build=_suite,
+    ),
+    "tokenizer": Study(
+        title="Images to latents in three ways",
+        question="What do a learned autoencoder and direct patches change, and what do they cost?",
+        build=_tokenizer,
     ),
 }

@@ -19,7 +19,7 @@ from sim.commands import command_line
 from sim.demo_stages import InterruptedDemo, check_folder, locked, open_state, run_stages
 from sim.results import percent, write_json
 from sim.studies import STUDIES
-from sim.study_plan import LATENCY_MS, Cell, Plan
+from sim.study_plan import LATENCY_MS, Cell, Figure, Plan
 from wam.errors import ConfigError, unknown_name
 from wam.robot import load_robot
 
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             print(interruption, file=sys.stderr)
             return interruption.status
     command = command_line("study", config, always=("name", "episodes"), never=("out", "dry"))
-    rows = [_record(cell) for cell in plan.cells]
+    rows = [_record(cell) for cell in plan.cells] + [_figure(figure) for figure in plan.figures]
     write_json(config.folder / "study.json", {"format": FORMAT, "command": command, "rows": rows})
     text = markdown(study.title, study.question, command, rows)
     (config.folder / "table.md").write_text(text)
@@ -105,11 +105,13 @@ def markdown(title: str, question: str, command: str, rows: Sequence[dict[str, A
     for name in names:
         found = [cells.get((name, column)) for column in columns]
         lines.append(f"| {name} |" + "|".join(" – " if cell is None else f" {_text(cell)} " for cell in found) + "|")
-    minutes = [row["training_cpu_minutes"] for row in rows]
+    minutes = [row["training_cpu_minutes"] for row in rows if "text" not in row]
     lines += [
         "",
-        f"Solved test episodes, 95 % intervals, same seeds in a column, {LATENCY_MS} ms of latency in the loop. "
-        f"Training took {min(minutes)} to {max(minutes)} CPU-minutes per model, all stages counted. Made by `{command}`.",
+        "Percentages: solved test episodes, 95 % intervals, same seeds in a column, "
+        f"{LATENCY_MS} ms of latency in the loop. "
+        f"Training took {min(minutes)} to {max(minutes)} CPU-minutes per model, all stages counted.",
+        f"Made by `{command}`.",
         "",
     ]
     return "\n".join(lines)

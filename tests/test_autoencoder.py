@@ -204,7 +204,10 @@ def test_a_tokenizer_is_no_policy(reach_dataset: Path, trained: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokenizer": "pixel"}, "'pixel' is neither patches nor pixels nor a folder: name a run of `wam train --stage"),
+        (
+            {"tokenizer": "pixel"},
+            "'pixel' is neither patches nor pixels nor a folder: name a run of `wam train --stage",
+        ),
         ({"tokenizer": "pixels", "preset": "wan_micro"}, "'wan_micro' sees through Wan's autoencoder and has no other"),
         ({"stage": "tokenizer", "preset": "wan_micro"}, "'wan_micro' sees through Wan's autoencoder and has no other"),
     ],
@@ -223,7 +226,10 @@ def test_options_that_exclude_each_other(tmp_path: Path):
         TokenizerModel(preset("micro", ROBOT))
     base = preset("micro", ROBOT)
     for changes, message in (
-        ({"tokenizer": "pixels"}, "'pixels' keeps every pixel: latent_channels is 8 but a patch of 8 x 8 .* 192 values"),
+        (
+            {"tokenizer": "pixels"},
+            "'pixels' keeps every pixel: latent_channels is 8 but a patch of 8 x 8 .* 192 values",
+        ),
         ({"tokenizer": "pixels", "latent_channels": 192, "latent_stride": 2, "future_frames": 2}, "sees each frame al"),
         ({"tokenizer": "autoencoder", "patch_px": 1, "latent_channels": 3}, "works on half patches, but patch_px is 1"),
     ):

@@ -88,3 +88,19 @@ def test_bad_arguments(tmp_path: Path):
         study.StudyConfig(name="langage")
     with pytest.raises(ConfigError, match="episodes is 0 but must be at least 1"):
         study.StudyConfig(name="steps", episodes=0)
+
+
+def test_what_is_no_success_stands_beside_it_with_its_own_text(tmp_path: Path):
+    plan = Plan(folder=tmp_path, robot="sim6", episodes=4)
+    plan.compare_tokenizers({"ours": tmp_path / "a", "theirs": tmp_path / "b"}, tmp_path / "data")
+    argv = plan.stages[-1].argv[3:]
+    assert argv[:5] == ("bench", "tokenizers", "--runs", str(tmp_path / "a"), str(tmp_path / "b"))
+    row = {"vivid_error_de": 1.26, "other_error_de": 0.5, "psnr_db": 30.0}
+    row["cpu_ratio"] = {"encode": 1.0, "training_step": 2.0}
+    plan.figures[0].source.parent.mkdir()
+    plan.figures[0].source.write_text(json.dumps({"rows": {str(tmp_path / name): row for name in "ab"}}))
+    rows = [study._figure(figure) for figure in plan.figures]
+    cell = {"row": "ours", "column": "reach", "rate": 1.0, "low": 0.5, "high": 1.0, "training_cpu_minutes": 2.0}
+    text = markdown("T", "Q", "wam study", [cell, *rows])
+    assert "| ours | 100.0 % (50–100) | 1.3 | 0.5 | 30.0 | × 1.00 | × 2.00 |" in text
+    assert "| theirs | – | 1.3 |" in text

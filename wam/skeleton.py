@@ -1,6 +1,7 @@
 """A model without its weights: parameters on the meta device, rotary tables and other computed buffers real."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from unittest import mock
 
@@ -12,6 +13,7 @@ from wam.model import ExpertModulation, WorldActionModel
 
 __all__ = ["clean_modulation", "computed_buffers", "skeleton"]
 
+_PATCHED = threading.Lock()  # one at a time: each puts back what it found
 MODULATION_WEIGHTS = (".time.", "modulation")  # in the names of all that a noise level passes through
 
 
@@ -42,12 +44,15 @@ def clean_modulation(model: WorldActionModel, read: Callable[[str], Tensor]) -> 
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    register = nn.Module.register_parameter
+    thread = threading.get_ident()
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None:
+        # Another thread may build a model of its own meanwhile: that one keeps its values
+        if parameter is not None and threading.get_ident() == thread:
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, parameter)
 
-    with mock.patch.object(nn.Module, "register_parameter", on_meta):
-        yield
+    with _PATCHED:
+        register = nn.Module.register_parameter
+        with mock.patch.object(nn.Module, "register_parameter", on_meta):
+            yield

@@ -20,7 +20,7 @@ import numpy as np
 
 from policy.errors import BackendError
 from wam.errors import BundleError
-from wam.manifest import GraphSpec, Manifest, TensorSpec
+from wam.manifest import INVERSE_GRAPH, GraphSpec, Manifest, TensorSpec
 
 __all__ = ["OnnxBackend", "default_threads"]
 
@@ -138,6 +138,11 @@ class OnnxBackend:
         self._sessions["levels"].run_with_iobinding(step.make_tables)
         self._sessions["denoise"].run_with_iobinding(step.denoise)
         return self._actions[1].numpy().copy()  # (H, A)
+
+    def actions_between(self, now: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """See ``Backend.actions_between``."""
+        feeds = {spec.name: image for spec, image in zip(self._graphs[INVERSE_GRAPH].inputs, (now, later), strict=True)}
+        return self._sessions[INVERSE_GRAPH].run(None, feeds)[0]  # (O, A)
 
     def _open(self, path: Path, graph: GraphSpec) -> Any:
         options = self._ort.SessionOptions()

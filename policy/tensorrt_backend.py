@@ -28,7 +28,7 @@ from policy.tensorrt_buffers import DeviceMemory, Observations, PromptHandle, fi
 from policy.tensorrt_engines import load_engines
 from policy.tensorrt_layers import Layer, inspected_layers
 from policy.tensorrt_plan import ENGINE_FOLDER, read_engines
-from wam.manifest import GraphSpec, Manifest
+from wam.manifest import INVERSE_GRAPH, GraphSpec, Manifest
 
 __all__ = ["TensorRtBackend"]
 
@@ -111,6 +111,12 @@ class TensorRtBackend:
             self._cuda.upload(self._actions[0], self._host_actions, self._stream)
             self._step_run.launch()
             return self._finish(self._actions[1])
+
+    def actions_between(self, now: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """See ``Backend.actions_between``."""
+        graph = self._graphs[INVERSE_GRAPH]
+        inputs = {spec.name: image for spec, image in zip(graph.inputs, (now, later), strict=True)}
+        return self.run_stage(INVERSE_GRAPH, inputs, graph)[graph.outputs[0].name]  # (O, A)
 
     def run_stage(self, name: str, inputs: Mapping[str, np.ndarray], graph: GraphSpec) -> dict[str, np.ndarray]:
         """See ``policy.stages.StageRunner``; buffers are made for this run, so it costs more than a chunk."""

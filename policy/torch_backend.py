@@ -6,7 +6,6 @@ imported when a backend is made, never with this module.
 Shape legend: K cameras, H chunk length, A action width, P proprio width, T prompt words.
 """
 
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,11 +93,10 @@ class TorchBackend:
 
     def denoise(self, noise: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
         """See ``Backend.denoise``."""
+        from wam.sampling import denoise_chunk  # imports torch
+
         with self._torch.inference_mode():
-            actions = self._batch(noise)  # (1, H, A)
-            levels = actions.new_tensor(list(sigmas))[:, None]  # (N + 1, 1)
-            for level, level_next in itertools.pairwise(levels):
-                actions = self._model.denoise_step(actions, level, level_next, self._context)
+            actions = denoise_chunk(self._model, self._context, self._batch(noise), sigmas)  # (1, H, A)
             return actions[0].cpu().numpy().copy()  # (H, A)
 
     def denoise_step(self, actions: np.ndarray, sigma: np.ndarray, sigma_next: np.ndarray) -> np.ndarray:
@@ -106,6 +104,14 @@ class TorchBackend:
         with self._torch.inference_mode():
             batch = (self._batch(array) for array in (actions, sigma, sigma_next))  # (1, H, A), (1, H), (1, H)
             return self._model.denoise_step(*batch, self._context)[0].cpu().numpy().copy()  # (H, A)
+
+    def actions_between(self, now: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """See ``Backend.actions_between``."""
+        from wam.inverse_dynamics import actions_between  # imports torch
+
+        with self._torch.inference_mode():
+            found = actions_between(self._model, self._batch(now), self._batch(later))
+            return found[0].float().cpu().numpy().copy()  # (O, A)
 
     def run_stage(self, name: str, inputs: Mapping[str, np.ndarray], graph: GraphSpec) -> dict[str, np.ndarray]:
         """See ``policy.stages.StageRunner``."""

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from trajectory_msgs.msg import JointTrajectory
 
+from policy.consistency import ConsistencyMonitor
 from policy.runner import Policy
 from policy.session import ChunkResult, PolicySession
 from ros_nodes import messages, qos
@@ -25,7 +26,7 @@ from wam.errors import WamError
 from wam.robot import RobotSpec
 from wam.spec import Observation
 
-__all__ = ["GUARD_STATE_TOPIC", "IMAGINED_TOPIC", "Planning"]
+__all__ = ["GUARD_STATE_TOPIC", "IMAGINED_TOPIC", "Planning", "longest_aside_s"]
 
 GUARD_STATE_TOPIC = "guard/state"
 IMAGINED_TOPIC = "policy/imagined/compressed"
@@ -70,12 +71,17 @@ class Planning:
         self._chunks = node.create_publisher(JointTrajectory, CHUNK_TOPIC, qos.CHUNK)
         self._pictures = node.create_publisher(CompressedImage, IMAGINED_TOPIC, qos.SENSOR)
         self._consumption = node.create_subscription(DiagnosticStatus, GUARD_STATE_TOPIC, self._on_guard, qos.STATE)
-        self._inputs = PolicyInputs(node, robot, parameters.task)
+        self._inputs = PolicyInputs(node, robot, parameters.task, policy.window)
         self._times = TickTimes(1.0 / parameters.rate_hz)
         self._lock = threading.Lock()  # of what both threads write
         self._counts: Counter[str] = Counter()
         self._error = ""  # of the last inference that failed since the last report
         self._submitted: Observation | None = None
+        self._consistency_limit = parameters.consistency_limit
+        self._consistency = None
+        if policy.can_judge and parameters.consistency_rate_hz > 0:
+            longest_s = longest_aside_s(robot, parameters.rate_hz)
+            self._consistency = ConsistencyMonitor(policy, rate_hz=parameters.consistency_rate_hz, longest_s=longest_s)
 
     def close(self) -> None:
         """Ends inference, then everything else."""
@@ -88,12 +94,14 @@ class Planning:
     def reset(self) -> None:
         """Begins an episode: earlier chunks and observations are forgotten."""
         self._inputs.forget()
+        self._forget_pictures()
         self._session.reset()
 
     def tick(self, now: float, t: float) -> None:
         """Takes the observation of robot time t [s], at steady time ``now`` [s], and hands it to the thread."""
         self._times.tick(now)
         if self._inputs.jumped(t):
+            self._forget_pictures()
             self._session.reset()
         if not self._inputs.task:
             self._inputs.refuse("no instruction on policy/task, and no parameter 'task'", "task missing")
@@ -101,6 +109,8 @@ class Planning:
         observation = self._inputs.align(t).observation
         if observation is None:
             return
+        if self._consistency is not None:
+            self._consistency.on_observation(observation)
         if self._session.submit(observation):
             self._submitted = observation
         else:
@@ -121,6 +131,12 @@ class Planning:
             level, message = ERROR, f"inference failed: {error}"
         if self._imagination is not None and self._imagination.problem:
             level, message = max(level, WARN), self._imagination.problem
+        seen = {} if self._consistency is None else self._consistency.status()
+        if self._consistency is not None and self._consistency.problem:
+            level, message = max(level, WARN), self._consistency.problem
+        if 0 < self._consistency_limit < float(seen.get("consistency", "0")):
+            level = max(level, WARN)
+            message = f"what happened is not what was commanded: {seen['consistency']}, {seen['consistency_axis']}"
         values = {
             SESSION_KEY: self._rivals.session_value(self.epoch),
             "task": inputs.task,
@@ -128,14 +144,19 @@ class Planning:
             **self._session.status(),
             **self._times.jitter.summary("tick_jitter"),
             **inputs.image_age.summary("image_age"),
+            **seen,
             "last_refusal": inputs.last_refusal,
+            **({"holes_in_the_past": inputs.holes} if inputs.holes else {}),
             **{f"refused {kind}": count for kind, count in sorted(inputs.refused.items())},
         }
         return Health(level=level, message=message, values=values)
 
     def _on_guard(self, status: DiagnosticStatus) -> None:
         values = values_of(status)
-        self._session.on_consumed(int(values["epoch"]), int(values["sequence"]), int(values["index"]))
+        consumed = int(values["epoch"]), int(values["sequence"]), int(values["index"])
+        self._session.on_consumed(*consumed)
+        if self._consistency is not None:
+            self._consistency.on_consumed(*consumed, self._node.get_clock().now().nanoseconds * 1e-9)
 
     def _on_result(self, result: ChunkResult) -> None:
         """Runs in the inference thread."""
@@ -150,9 +171,22 @@ class Planning:
         names = self._robot.action_names
         self._chunks.publish(messages.chunk_trajectory(result.chunk, names, result.epoch, result.sequence))
         self._count("chunks")
+        if self._consistency is not None:
+            self._consistency.on_chunk(result.epoch, result.sequence, result.chunk)
+            self._judge(self._consistency)
         observation = self._submitted
         if self._imagination is not None and observation is not None:
             self._imagine(self._imagination, observation)
+
+    def _judge(self, consistency: ConsistencyMonitor) -> None:
+        try:
+            consistency.judge()
+        except WamError as error:
+            consistency.problem = f"pictures are not compared with commands: {error}"
+
+    def _forget_pictures(self) -> None:
+        if self._consistency is not None:
+            self._consistency.forget()
 
     def _imagine(self, imagination: Imagination, observation: Observation) -> None:
         if not self._pictures.get_subscription_count():
@@ -168,3 +202,8 @@ class Planning:
     def _count(self, name: str) -> None:
         with self._lock:
             self._counts[name] += 1
+
+
+def longest_aside_s(robot: RobotSpec, rate_hz: float) -> float:
+    """What the guard's patience leaves for anything but chunks, between two of them [s]."""
+    return robot.safety.chunk_age_s - 1.5 / rate_hz

@@ -47,6 +47,7 @@ class Demonstration:
     proprio: np.ndarray  # (T, P) float32 measured positions [rad, opening]
     action: np.ndarray  # (T, A) float32 clean expert targets, or those executed [rad, opening]
     stamp: np.ndarray  # (T,) float64 robot time of the observation [s]
+    progress: np.ndarray  # (T,) of the task, in [0, 1]
 
 
 def record_demonstration(sim: ArmSim, settings: DemoSettings, seed: int) -> Demonstration:
@@ -63,8 +64,10 @@ def record_demonstration(sim: ArmSim, settings: DemoSettings, seed: int) -> Demo
     expert = ScriptedExpert(sim, rng, noise=noise)
     observations: list[Observation] = []
     actions: list[np.ndarray] = []
+    progress: list[float] = []
     while not (sim.finished or sim.failed) and len(actions) < sim.max_steps:
         observations.append(sim.observation())
+        progress.append(sim.progress())
         label = expert.act()
         executed = expert.perturb(label)
         actions.append(executed if settings.executed else label)
@@ -78,4 +81,5 @@ def record_demonstration(sim: ArmSim, settings: DemoSettings, seed: int) -> Demo
         proprio=np.stack([o.proprio for o in observations]),
         action=np.stack(actions),
         stamp=np.array([o.stamp for o in observations], dtype=np.float64),
+        progress=np.array(progress),
     )

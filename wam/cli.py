@@ -39,6 +39,7 @@ VERBS: Mapping[str, Verb] = {
     "engine": Verb(module="policy.engine", help="build TensorRT engines from a bundle, on the machine that runs them"),
     "quantise": Verb(module="wam.quantise", help="make a bundle 8 bits wide, calibrated on a dataset and judged"),
     "evaluate": Verb(module="sim.evaluate", help="judge a policy bundle in closed loop on simulated tasks"),
+    "evaluate world": Verb(module="sim.evaluate_world", help="compare what a model imagines with what MuJoCo does"),
     "study": Verb(module="sim.study", help="train and judge several models; one table with intervals"),
     "verify": Verb(module="policy.verify", help="check a bundle on this machine: results, layers, latency"),
     "calibrate": Verb(module="calibration.main", help="calibrate cameras, arm and time; check that nothing moved"),
@@ -48,7 +49,7 @@ VERBS: Mapping[str, Verb] = {
     "up": Verb(module="ros_nodes.up", help="start the nodes of a launch file without ROS's command line tools"),
     "top": Verb(module="ros_nodes.top", help="show the running graph: rates, ages, guard, latencies, recorder"),
     "call": Verb(module="ros_nodes.call", help="call a service of the graph: guard/engage, recorder/start, ..."),
-    "label": Verb(module="wam.label", help="name the actions in video that has none, with an inverse-dynamics head"),
+    "label": Verb(module="sim.label", help="name the actions in video that has none, and make a dataset of it"),
     "view": Verb(module="sim.view", help="show what a model imagines beside what happened: film, PSNR and SSIM"),
     "doctor": Verb(module="wam.doctor", help="what this machine can do, and how to get what is missing"),
 }

@@ -21,7 +21,7 @@ from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_STATE, image_key
 from wam.transforms import resize_image
 
-__all__ = ["Episodes", "join_episodes", "load_episodes"]
+__all__ = ["Episodes", "decode_camera", "join_episodes", "load_episodes", "open_dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def load_episodes(
         DatasetError: The dataset is damaged or of another robot (``wam.dataset_check``), or a video does not decode.
     """
     check_dataset(root, robot)
-    dataset = _open(root)
+    dataset = open_dataset(root)
     table = dataset.hf_dataset.with_format("numpy")
     columns = {key: np.stack(table[key][:]).astype(np.float32) for key in (OBS_STATE, ACTION)}
     episode = np.asarray(table["episode_index"][:]).astype(np.int64)
@@ -121,7 +121,12 @@ def join_episodes(parts: Sequence[Episodes]) -> Episodes:
     )
 
 
-def _open(root: Path) -> Any:
+def open_dataset(root: Path) -> Any:
+    """Opens a dataset with the ``lerobot`` library: a ``LeRobotDataset``.
+
+    Raises:
+        DatasetError: A file is missing or cut short.
+    """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     try:
@@ -151,7 +156,7 @@ def _decoded_frames(
     frames = np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape)
     for episode, (first, count) in enumerate(zip(start, length, strict=True)):
         for k, camera in enumerate(robot.cameras):
-            images = _decode(dataset, episode, image_key(camera.name), seconds[first : first + count])
+            images = decode_camera(dataset, episode, image_key(camera.name), seconds[first : first + count])
             frames[first : first + count, k] = np.stack([resize_image(image, image_size_px) for image in images])
         if progress is not None:
             progress(episode + 1, len(length))
@@ -160,8 +165,21 @@ def _decoded_frames(
     return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)
 
 
-def _decode(dataset: Any, episode: int, key: str, seconds: np.ndarray) -> np.ndarray:
-    """Decodes one camera of one episode: (frames, height, width, 3) uint8."""
+def decode_camera(dataset: Any, episode: int, key: str, seconds: np.ndarray) -> np.ndarray:
+    """Decodes one camera of one episode.
+
+    Args:
+        dataset: What ``open_dataset`` returned.
+        episode: Its number.
+        key: Of the camera's frames, such as ``observation.images.front``.
+        seconds: (frames,) times within the episode [s].
+
+    Returns:
+        (frames, height, width, 3) uint8 at the recorded size.
+
+    Raises:
+        DatasetError: The video is missing or cut short.
+    """
     from lerobot.datasets.video_utils import decode_video_frames
 
     path = dataset.root / dataset.meta.get_video_file_path(episode, key)

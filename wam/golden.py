@@ -55,7 +55,7 @@ def write_golden(model: WorldActionModel, stages: Sequence[Stage], folder: Path,
 
 
 def _chunk(stages: Sequence[Stage], tensors: dict[str, Tensor], sigmas: Sequence[float]) -> Tensor:
-    prompt, context, levels, denoise = stages
+    prompt, context, levels, denoise = stages[:4]  # a fifth answers another question
     tensors |= prompt(tensors)
     tensors |= context(tensors)
     for pair in itertools.pairwise(sigmas):

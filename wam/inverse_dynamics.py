@@ -44,10 +44,10 @@ class InverseDynamicsHead(nn.Module):
         self.decoder = nn.TransformerDecoderLayer(width, HEADS, **options)
         self.out = nn.Linear(width, config.action_dim)
 
-    def forward(self, now: Float[Tensor, "B N Z"], later: Float[Tensor, "B N Z"]) -> Float[Tensor, "B O A"]:
-        """Reads both instants and what changed between them."""
+    def forward(self, now: Float[Tensor, "*B N Z"], later: Float[Tensor, "*B N Z"]) -> Float[Tensor, "*B O A"]:
+        """Reads both instants and what changed between them; without a batch axis too, as exported graphs do."""
         tokens = self.embed(torch.cat((now, later, later - now), dim=-1)) + self.places  # (B, N, D)
-        steps = self.steps.expand(len(now), -1, -1)  # (B, O, D)
+        steps = self.steps if now.ndim == 2 else self.steps.expand(len(now), -1, -1)  # (B, O, D)
         return self.out(self.decoder(steps, self.encoder(tokens)))
 
 

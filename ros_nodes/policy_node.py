@@ -3,11 +3,15 @@
 A lifecycle node: *configure* opens the bundle and checks it against the robot (one clear error, and the node stays
 unconfigured while the guard holds the arm), *activate* listens and plans. With ``autostart`` it does both by itself.
 A tick without a usable observation plans nothing and is counted.
+
+With ``check_cameras`` the daily check of ``wam calibrate check`` runs before every activation, on pictures of that
+moment: *warn* says in the diagnostics which camera has moved and plans all the same, *refuse* does not activate.
 """
 
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -17,19 +21,21 @@ from std_srvs.srv import Trigger
 from policy.load import load_policy
 from policy.runner import Policy
 from ros_nodes import spinning
-from ros_nodes.diagnostics import ERROR, WARN, DiagnosticsReporter, Health
+from ros_nodes.camera_check import CameraCheck
+from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health
 from ros_nodes.errors import GraphError
 from ros_nodes.imagination import Imagination
 from ros_nodes.parameters import declare
-from ros_nodes.planning import Planning
+from ros_nodes.planning import Planning, longest_aside_s
 from ros_nodes.policy_parameters import PolicyParameters
 from ros_nodes.policy_rivals import Rivals
 from wam.errors import WamError
-from wam.robot import RobotSpec, load_robot
+from wam.robot import RobotSpec, load_robot, robot_file
 
 __all__ = ["PolicyNode", "PolicyParameters", "main"]
 
 LISTEN_S = 2.0  # before it starts by itself, a policy listens this long for another one: diagnostics come every second
+CAMERAS_S = 30.0  # and this long for the first pictures, where they are to be checked
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -44,11 +50,15 @@ class PolicyNode(LifecycleNode):
         self._idle = Health(level=WARN, message="not configured")  # what is said while nothing is planned
         self._loaded: tuple[RobotSpec, Policy, Imagination | None] | None = None
         self._planning: Planning | None = None
+        self._check: CameraCheck | None = None  # listens from configuration to activation
+        self._cameras: dict[str, str] = {}  # what the last check said, by camera
+        self._moved = ""  # warning of the last check
         self._rivals = Rivals(self)
         self._reporter = DiagnosticsReporter(self, self._health)
         self.create_service(Trigger, "policy/reset", self._reset)
         self.create_timer(1.0 / self._p.rate_hz, self._tick, clock=self._steady)
         self._starting = self._p.autostart
+        self._listened = 0  # ticks since the bundle is open
 
     def destroy_node(self) -> None:
         """Ends inference first."""
@@ -66,11 +76,13 @@ class PolicyNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops planning; the guard brakes and holds."""
         self._stop("configured, not active")
+        self._listen_to_cameras()
         return SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Closes the bundle."""
         self._stop("not configured")
+        self._forget_cameras()
         self._loaded = None
         return SUCCESS
 
@@ -87,9 +99,10 @@ class PolicyNode(LifecycleNode):
         )
         imagination = None
         if p.publish_imagined:
-            longest_s = robot.safety.chunk_age_s - 1.5 / p.rate_hz  # what the guard's patience leaves for a picture
+            longest_s = longest_aside_s(robot, p.rate_hz)
             imagination = Imagination(policy, robot, rate_hz=p.imagined_rate_hz, longest_s=longest_s)
         self._loaded = (robot, policy, imagination)
+        self._listen_to_cameras()
         self._idle = Health(level=WARN, message="configured, not active")
         self.get_logger().info(f"bundle {p.bundle} on {policy.backend_name}, {policy.device}")
 
@@ -99,7 +112,34 @@ class PolicyNode(LifecycleNode):
         if rival:
             raise GraphError(f"another policy plans for this robot: {rival}. Stop one of them: both would move the arm")
         robot, policy, imagination = self._loaded
+        self._check_cameras()
         self._planning = Planning(self, policy, robot, self._p, self._rivals, imagination)
+
+    def _listen_to_cameras(self) -> None:
+        """Before an activation, where the parameter asks for the check."""
+        self._forget_cameras()
+        if self._loaded is not None and self._p.check_cameras != "off":
+            self._check = CameraCheck(self, self._loaded[0], robot_file(self._p.robot))
+
+    def _forget_cameras(self) -> None:
+        if self._check is not None:
+            self._check.close()
+            self._check = None
+
+    def _check_cameras(self) -> None:
+        if self._check is None:
+            return
+        verdicts = self._check.judge()
+        self._cameras = {f"camera_check {verdict.camera}": verdict.text for verdict in verdicts}
+        self._moved = " ".join(verdict.text for verdict in verdicts if not verdict.ok)
+        if self._moved and self._p.check_cameras == "refuse":
+            raise GraphError(f"{self._moved} Put it right, then activate the policy again or restart it.")
+        for verdict in verdicts:
+            if verdict.ok:
+                self.get_logger().info(verdict.text)
+            else:
+                self.get_logger().warning(verdict.text)
+        self._forget_cameras()
 
     def _transition(self, name: str, act: Callable[[], None]) -> TransitionCallbackReturn:
         try:
@@ -134,9 +174,15 @@ class PolicyNode(LifecycleNode):
         """One step of the autostart: configure, listen for a while, activate; a step that fails is the last."""
         if self._loaded is None:
             self._starting = self.trigger_configure() == SUCCESS
-        elif time.monotonic() > self._born + LISTEN_S:
+            return
+        # Counted in ticks, between which messages are handled: opening the bundle takes seconds in which none is
+        self._listened += 1
+        if self._listened > LISTEN_S * self._p.rate_hz and not self._awaits_cameras():
             self._starting = False
             self.trigger_activate()
+
+    def _awaits_cameras(self) -> bool:
+        return self._check is not None and not self._check.ready and time.monotonic() < self._born + CAMERAS_S
 
     def _yield(self) -> None:
         """The guard follows the policy that was started last, so an older one ends."""
@@ -153,7 +199,10 @@ class PolicyNode(LifecycleNode):
         return answer
 
     def _health(self) -> Health:
-        return self._idle if self._planning is None else self._planning.health()
+        health = self._idle if self._planning is None else self._planning.health()
+        if self._planning is not None and self._moved and health.level == OK:
+            health = replace(health, level=WARN, message=f"{health.message}, but {self._moved}")
+        return replace(health, values={**health.values, **self._cameras})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from policy.load import AUTO, BACKENDS
 from policy.schedule import MODES
+from ros_nodes.camera_check import MODES as CHECKS
 from ros_nodes.parameters import param
 
 __all__ = ["PolicyParameters"]
@@ -28,9 +29,31 @@ class PolicyParameters:
     rate_hz: float = field(default=10.0, metadata=param("observations per second", unit="Hz", low=7, high=100))
     task: str = field(default="", metadata=param("instruction until one arrives on policy/task; empty waits for it"))
     autostart: bool = field(default=True, metadata=param("configure and activate without being told"))
+    check_cameras: str = field(
+        default="off",
+        metadata=param(
+            "before activation, compare every camera with its calibration and say when one has moved (warn), or do not "
+            "activate then (refuse)",
+            choices=CHECKS,
+        ),
+    )
     publish_imagined: bool = field(
         default=False, metadata=param("publish pictures of what the policy expects to see; needs torch")
     )
     imagined_rate_hz: float = field(
         default=1.0, metadata=param("imagined pictures per second at the most", unit="Hz", low=0.05, high=5)
+    )
+    consistency_rate_hz: float = field(
+        default=2.0,
+        metadata=param(
+            "comparisons per second of what happened with what was commanded, where the bundle has an inverse-dynamics "
+            "head; 0 makes none",
+            unit="Hz",
+            low=0,
+            high=10,
+        ),
+    )
+    consistency_limit: float = field(
+        default=0.0,
+        metadata=param("difference above which the diagnostics warn, in normalised units; 0 never warns", low=0),
     )

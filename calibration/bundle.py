@@ -35,7 +35,7 @@ class Adjustment:
     parameters: np.ndarray  # (L,) lens parameters
     poses: np.ndarray  # (V, 6) rotation vector [rad] and position [m] of the board in the camera frame
     residuals: tuple[np.ndarray, ...]  # V times (N, 2), seen minus predicted [px]
-    covariance: np.ndarray  # (L, L) of the lens parameters for pixel noise of 1 px
+    covariance: np.ndarray  # (L, L) of the lens parameters for pixel noise of 1 px; zero where the lens is fixed
 
 
 def adjust(
@@ -63,10 +63,10 @@ def adjust(
     """
     parameters, poses = np.array(parameters, dtype=float), np.array(poses, dtype=float)
     weights = [np.ones(len(view)) for view in views] if weights is None else weights
-    damping, system = _DAMPING, _System(board, views, model, parameters, poses, weights)
+    damping, system = _DAMPING, _System(board, views, model, parameters, poses, weights, fixed_lens)
     for _ in range(steps):
-        step_lens, step_poses = system.step(damping, fixed_lens)
-        trial = _System(board, views, model, parameters + step_lens, poses + step_poses, weights)
+        step_lens, step_poses = system.step(damping)
+        trial = _System(board, views, model, parameters + step_lens, poses + step_poses, weights, fixed_lens)
         if trial.cost <= system.cost:
             gain = system.cost - trial.cost
             parameters, poses, system = parameters + step_lens, poses + step_poses, trial
@@ -93,7 +93,9 @@ class _System:
         parameters: np.ndarray,
         poses: np.ndarray,
         weights: Sequence[np.ndarray],
+        fixed_lens: bool,
     ) -> None:
+        self._fixed_lens = fixed_lens
         count = len(parameters)
         self.residuals: list[np.ndarray] = []
         self.cost = 0.0
@@ -112,20 +114,24 @@ class _System:
             flat = residual.ravel()
             self.residuals.append(residual)
             self.cost += float(weight @ flat**2)
-            weighted_lens, weighted_pose = by_lens * weight[:, None], by_pose * weight[:, None]
+            weighted_pose = by_pose * weight[:, None]
+            self.pose[index] = by_pose.T @ weighted_pose
+            self.pose_gradient[index] = weighted_pose.T @ flat
+            if fixed_lens:
+                continue
+            weighted_lens = by_lens * weight[:, None]
             self.lens += by_lens.T @ weighted_lens
             self.lens_gradient += weighted_lens.T @ flat
             self.cross[index] = by_lens.T @ weighted_pose
-            self.pose[index] = by_pose.T @ weighted_pose
-            self.pose_gradient[index] = weighted_pose.T @ flat
         if not np.isfinite(self.cost):
             self.cost = np.inf
 
-    def step(self, damping: float, fixed_lens: bool) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Damped Gauss-Newton step of lens and poses."""
-        inverse = np.linalg.pinv(_damped(self.pose, damping), hermitian=True)  # (V, 6, 6)
-        if fixed_lens:
-            return np.zeros_like(self.lens_gradient), np.einsum("vij,vj->vi", inverse, self.pose_gradient)
+        damped = _damped(self.pose, damping)
+        if self._fixed_lens:
+            return np.zeros_like(self.lens_gradient), np.linalg.solve(damped, self.pose_gradient[..., None])[..., 0]
+        inverse = np.linalg.pinv(damped, hermitian=True)  # (V, 6, 6)
         folded = self.cross @ inverse  # (V, L, 6)
         reduced = _damped(self.lens, damping) - np.einsum("vli,vmi->lm", folded, self.cross)
         gradient = self.lens_gradient - np.einsum("vli,vi->l", folded, self.pose_gradient)
@@ -136,6 +142,8 @@ class _System:
 
     def lens_covariance(self) -> np.ndarray:
         """(L, L) inverse of the reduced normal matrix."""
+        if self._fixed_lens:
+            return np.zeros_like(self.lens)
         inverse = np.linalg.pinv(self.pose, hermitian=True)
         reduced = self.lens - np.einsum("vli,vij,vmj->lm", self.cross, inverse, self.cross)
         scale = 1 / np.sqrt(np.maximum(np.diag(self.lens), 1e-30))

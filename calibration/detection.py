@@ -90,10 +90,12 @@ def check_detections(board: Board, detections: Sequence[Detection], *, needed: i
     good = good_detections(detections)
     if len(good) < needed:
         reasons = Counter(detection.problem for detection in detections if detection.problem).most_common(3)
-        listing = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "no pictures were given"
+        listing = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        if not detections:
+            listing = "no pictures were given"
         raise CalibrationError(
-            f"the board {board} was found in {len(good)} of {len(detections)} pictures but {needed} are needed: "
-            f"{listing}. Take more pictures of the whole board, well lit and still."
+            f"the board {board} was found in {len(good)} of {len(detections)} pictures but {needed} are needed"
+            f"{': ' if listing else ''}{listing}. Take more pictures of the whole board, well lit and still."
         )
     return good
 

@@ -31,6 +31,7 @@ _CAUCHY = 12.6  # the same for 1 in 20: where the weighting begins to bite
 _MEDIAN = 5.35  # median of a chi-square of 6 degrees of freedom
 _JOINT_STD_RAD = float(np.radians(0.3))  # a zero that is less certain cannot be told from the other unknowns
 _MAX_STD_MM, _MAX_STD_DEG = 5.0, 0.7
+_DISAGREE = 5.0  # times the stated noise: more poses do not mend that
 _SCALE = 0.015  # relative error of the board's size that is refused
 
 
@@ -170,6 +171,11 @@ def _result(
     std_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])))
     if std_mm > _MAX_STD_MM or std_deg > _MAX_STD_DEG:
         advice = "; ".join(report.advice()) or "add poses, with the board larger in the picture"
+        if factor > _DISAGREE:
+            advice = (
+                f"and they disagree by {factor:.0f} times the robot's noise: check that eye-in-hand or eye-to-hand is "
+                f"the right choice and that the arm stood still in every picture; then {advice}"
+            )
         raise CalibrationError(
             f"the views leave the camera's pose uncertain by {std_mm:.1f} mm and {std_deg:.2f} degrees (at most "
             f"{_MAX_STD_MM:g} mm and {_MAX_STD_DEG:g} are accepted): {advice}."

@@ -26,9 +26,15 @@ _MIN_SECONDS = 3.0
 _MIN_SPEED = 0.05  # typical speed of turning below which noise decides [rad/s]
 _MIN_CORRELATION = 0.6
 _MIN_FRAMES = 30
-_STRIDE = 4  # pictures between two poses whose turn is compared: 130 ms at 30 Hz
+# Pictures between two poses whose turn is compared: 130 ms at 30 Hz; and twice that where a board far away or a wide
+# lens makes single poses so noisy that the speeds hardly agree.
+_STRIDES = (4, 8)
 _RIVAL = 0.93  # a second peak this high makes the first one a guess
 _PARTS = 4  # of the recording; their scatter is the uncertainty
+
+
+class _UnlikeError(CalibrationError):
+    """Two signals that hardly agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,21 +120,30 @@ def latency_from_poses(
     """
     track.check()
     _check_pictures(stamps)
-    times, speeds = turning_speed(boards, stamps, _STRIDE)
-    steps = stamps[_STRIDE:] - stamps[:-_STRIDE]
-    usable = steps < 2 * np.median(steps)  # not across pictures in which the board was not found
-
-    def expected(latency: float) -> np.ndarray:
-        tools = kinematics.poses(track.at(stamps - latency))
-        return turning_speed(tools, stamps, _STRIDE)[1]
-
-    result = _correlate(times[usable], speeds[usable], lambda latency: expected(latency)[usable], "speed")
+    try:
+        result = _from_speed(stamps, boards, track, kinematics, _STRIDES[0])
+    except _UnlikeError:
+        result = _from_speed(stamps, boards, track, kinematics, _STRIDES[1])
     if camera is None:
         return result
     refined = _refine(stamps, boards, track, kinematics, camera, eye_in_hand, result.latency_s)
     return LatencyResult(
         latency_s=refined[0], std_s=refined[1], correlation=result.correlation, curve=result.curve, method="poses"
     )
+
+
+def _from_speed(
+    stamps: np.ndarray, boards: np.ndarray, track: JointTrack, kinematics: ForwardKinematics, stride: int
+) -> LatencyResult:
+    times, speeds = turning_speed(boards, stamps, stride)
+    steps = stamps[stride:] - stamps[:-stride]
+    usable = steps < 2 * np.median(steps)  # not across pictures in which the board was not found
+
+    def expected(latency: float) -> np.ndarray:
+        tools = kinematics.poses(track.at(stamps - latency))
+        return turning_speed(tools, stamps, stride)[1][usable]
+
+    return _correlate(times[usable], speeds[usable], expected, "speed")
 
 
 def image_latency(stamps: np.ndarray, changes: np.ndarray, track: JointTrack) -> LatencyResult:
@@ -175,7 +190,7 @@ def _correlate(
     best = _peak(fine, values)
     height = float(values.max())
     if height < max(_MIN_CORRELATION, minimum):
-        raise CalibrationError(
+        raise _UnlikeError(
             f"camera and joints hardly agree (correlation {height:.2f}, at least {_MIN_CORRELATION:g} is needed): "
             "check that both were recorded at the same time and that only the arm moves in the picture."
         )

@@ -24,7 +24,8 @@ from wam.robot import RobotSpec
 __all__ = ["MODES", "CameraCheck", "Verdict"]
 
 MODES = ("off", "warn", "refuse")  # of the policy node's parameter
-FRESH_S = 2.0  # an older picture or joint state says nothing about now [s]
+READY_S = 2.0  # cameras and arm are running when they were heard this recently [s]
+FRESH_S = 10.0  # an older picture or joint state says nothing about now [s]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +44,16 @@ class CameraCheck:
         node: Where to subscribe.
         robot: Its calibration says what the pictures are compared with.
         robot_path: The robot file; reference pictures lie beside it.
+        clock: Steady time [s].
 
     Raises:
         GraphError: Nothing is stored of any camera.
     """
 
-    def __init__(self, node: Node, robot: RobotSpec, robot_path: Path) -> None:
-        self._node, self._robot, self._path = node, robot, robot_path
+    def __init__(
+        self, node: Node, robot: RobotSpec, robot_path: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._node, self._robot, self._path, self._clock = node, robot, robot_path, clock
         self.cameras = checkable_cameras(robot)
         if not self.cameras:
             raise GraphError(
@@ -70,8 +74,9 @@ class CameraCheck:
 
     @property
     def ready(self) -> bool:
-        """Everything that the check needs was heard lately."""
-        return self._joints() is not None and all(self._image(name) is not None for name in self.cameras)
+        """The arm and every camera that is checked are running."""
+        heard = [self._images.get(name) for name in self.cameras]
+        return all(entry is not None and self._clock() - entry[0] < READY_S for entry in [self._state, *heard])
 
     def judge(self) -> list[Verdict]:
         """Checks every camera; takes some tenths of a second for each."""
@@ -96,12 +101,12 @@ class CameraCheck:
         return Verdict(camera=name, ok=result.ok, text=result.text())
 
     def _image(self, name: str) -> Image | None:
-        arrived, message = self._images.get(name, (-FRESH_S, None))
-        return message if time.monotonic() - arrived < FRESH_S else None
+        heard = self._images.get(name)
+        return None if heard is None or self._clock() - heard[0] > FRESH_S else heard[1]
 
     def _joints(self) -> dict[str, float] | None:
         """Reported joint angles by name [rad]; None without fresh ones, or where they are not this robot's."""
-        if self._state is None or time.monotonic() - self._state[0] > FRESH_S:
+        if self._state is None or self._clock() - self._state[0] > FRESH_S:
             return None
         message, names = self._state[1], self._robot.action_names
         try:
@@ -112,9 +117,9 @@ class CameraCheck:
 
     def _image_callback(self, name: str) -> Callable[[Image], None]:
         def on_image(message: Image) -> None:
-            self._images[name] = (time.monotonic(), message)
+            self._images[name] = (self._clock(), message)
 
         return on_image
 
     def _on_state(self, message: JointState) -> None:
-        self._state = (time.monotonic(), message)
+        self._state = (self._clock(), message)

@@ -157,6 +157,15 @@ def test_poses_that_belong_to_other_views_are_refused() -> None:
         calibrate_hand_eye(boards, RobotMotion.of_poses(rng.permutation(tools)), eye_in_hand=True)
 
 
+def test_the_wrong_mount_is_what_is_to_be_checked() -> None:
+    rig = random_rig(0, eye_in_hand=True)
+    rng = np.random.default_rng(0)
+    tools = rig.poses(rng, 12)[1]
+    boards = measure_boards(rig.board, [rig.view(tool, rng, noise_px=0.2) for tool in tools], rig.lens)
+    with pytest.raises(CalibrationError, match="eye-in-hand or eye-to-hand is the right choice"):
+        calibrate_hand_eye(boards, RobotMotion.of_poses(tools), eye_in_hand=False)
+
+
 def test_an_unknown_joint_and_a_missing_pose_are_refused() -> None:
     rig = random_rig(0, eye_in_hand=True)
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ SUITE = ("reach", "lift", "push", "place")
 TWO_CUBES = ("--distractors", 1)
 OTHER_NAMED = (*TWO_CUBES, "--named", 1)
 REACH_FIRST = (17, 1, 1, 1)  # shares of the suite's tasks while the colour is tied to its cube
-SUITE_STEPS = 7000
+SUITE_STEPS = 5000
 TOKENIZER_OPTIONS = ("--steps", 1500, "--batch-size", 16, "--learning-rate", 1e-3)
 MIXED_QUESTIONS = tuple(
     word
@@ -70,13 +70,13 @@ def _steps(plan: Plan) -> None:
 def _suite(plan: Plan) -> None:
     data = [plan.collect(task, distractors=1, episodes=1500) for task in SUITE]
     models = {
-        "mixed": MIXED_QUESTIONS,
         "isolated": (),
+        "mixed": MIXED_QUESTIONS,
         "without_video": ("--loss.video-weight", 0),
     }
     runs = {}
     for name, options in models.items():
-        start = plan.train(f"{name}_start", data, ["--shares", *REACH_FIRST, "--steps", 3000, *options])
+        start = plan.train(f"{name}_start", data, ["--shares", *REACH_FIRST, "--steps", 2500, *options])
         later = ["--shares", 1, 1, 1, 1, "--steps", SUITE_STEPS, "--learning-rate", 2e-3]
         runs[name] = plan.train(name, data, [*later, *options], init=start)
         plan.bundle(runs[name])

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-__all__ = ["TURN_CALLS", "Contender", "Times", "percentiles_ms", "resident_bytes", "time_interleaved"]
+__all__ = ["TURN_CALLS", "Contender", "Times", "percentiles_ms", "resident_bytes", "time_interleaved", "timing_row"]
 
 WARM_UP_TURNS = 2  # first calls allocate and pick kernels
 TURN_CALLS = 4  # timed calls of one turn, after its cold one
@@ -80,6 +81,18 @@ def percentiles_ms(values_ms: Sequence[float]) -> dict[str, float]:
         "p99": float(p99),
         "max": float(np.max(values_ms)),
         "count": len(values_ms),
+    }
+
+
+def timing_row(contender: Contender, measured: Times) -> dict[str, Any]:
+    """One contender's line of a ``results.json``, with milliseconds as ``percentiles_ms``."""
+    return {
+        "what": contender.what,
+        "device": contender.device,
+        "wall_ms": percentiles_ms(measured.wall),
+        "cold_ms": percentiles_ms(measured.cold),
+        "cpu_ms": percentiles_ms(measured.cpu),
+        "memory_mb": contender.memory_mb,
     }
 
 

@@ -1,6 +1,7 @@
 """``wam bench``: latency of the policy on this machine, beside LeRobot's ACT and the cost of rendering, in one run.
 
-All contenders take turns (``policy.timing``): policy backends side by side, beside what a chunk cannot be faster than.
+All contenders take turns (``policy.timing``): policy backends side by side, whose chunks agree (``sim.bench_parity``),
+and beside them what a chunk cannot be faster than.
 """
 
 import importlib
@@ -20,10 +21,11 @@ from rich.console import Console
 
 from policy.load import BACKENDS
 from policy.roofline import DEVICES
-from policy.timing import Contender, Times, percentiles_ms, time_interleaved
+from policy.timing import Contender, Times, time_interleaved, timing_row
 from sim.arm_sim import ArmSim
 from sim.bench_contenders import act_contender, default_backends, policy_contenders, render_contender
 from sim.bench_floor import floors_ms
+from sim.bench_parity import chunk_differences, ratio_lines, torch_ratios
 from sim.bench_report import device_line, floor_lines, latency_plot, results_table
 from sim.provenance import provenance
 from wam.errors import ConfigError, unknown_name
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 SUBCOMMANDS = {  # wam bench NAME -> its module
     "fastwam": "sim.bench_fastwam",
     "geometry": "sim.bench_geometry",
+    "guard": "sim.bench_guard",
     "seams": "sim.bench_seams",
     "tokenizers": "sim.bench_tokenizers",
 }
@@ -79,7 +82,7 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
         The content of ``results.json``.
 
     Raises:
-        WamError: Bundle, robot, task or backend cannot be used.
+        WamError: Bundle, robot, task or backend cannot be used, or two backends do not give the same chunk.
     """
     robot = load_robot(config.robot)
     load_before = os.getloadavg()[0]
@@ -98,11 +101,12 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
             step_counts=config.n_steps,
             threads=config.threads or None,
         )
+        differences = chunk_differences(contenders, manifest.dtype)
         contenders += [act_contender(robot)] if config.act else []
         contenders.append(render_contender(sim, robot))
         times = time_interleaved(contenders, config.rounds, config.seed)
     results = _results(config, contenders, times, load_before)
-    results["floors_ms"] = floors
+    results |= {"floors_ms": floors, "chunk_differences": differences, "torch_ratios": torch_ratios(results["rows"])}
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     latency_plot(results, config.out / "latency.png")
@@ -121,16 +125,7 @@ def _untrained_bundle(folder: Path, robot: RobotSpec, preset: str) -> Path:
 def _results(
     config: BenchConfig, contenders: Sequence[Contender], times: Sequence[Times], load_before: float
 ) -> dict[str, Any]:
-    rows: dict[str, dict[str, Any]] = {}
-    for contender, measured in zip(contenders, times, strict=True):
-        rows[contender.name] = {
-            "what": contender.what,
-            "device": contender.device,
-            "wall_ms": percentiles_ms(measured.wall),
-            "cold_ms": percentiles_ms(measured.cold),
-            "cpu_ms": percentiles_ms(measured.cpu),
-            "memory_mb": contender.memory_mb,
-        }
+    rows = {one.name: timing_row(one, measured) for one, measured in zip(contenders, times, strict=True)}
     for name, row in rows.items():
         compared = "act" in rows and name not in ("act", "render")
         row["act_ratio"] = rows["act"]["wall_ms"]["p50"] / row["wall_ms"]["p50"] if compared else None
@@ -154,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     Console().print(results_table(results))
     if results["load_before"] > BUSY_LOAD * len(os.sched_getaffinity(0)):
         print(f"the machine was busy (load {results['load_before']:.1f}): trust the CPU times, not the wall times")
-    for line in floor_lines(results):
+    for line in (*ratio_lines(results), *floor_lines(results)):
         print(line)
     print(f"device:  {device_line(results)}")
     print(f"results: {config.out / 'results.json'}\nplot:    {config.out / 'latency.png'}")

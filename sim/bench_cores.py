@@ -4,6 +4,7 @@ Shape legend: N tokens of the observation, Z values of a token, T text tokens, W
 A action width.
 """
 
+import functools
 import gc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,17 +100,7 @@ def our_contenders(
     for n_steps in step_counts:
         chunk(n_steps)  # compiles and records; counts for the memory
     kind = ("compiled" if compiled else "eager") + (", from images" if images else "")
-    memory = _added(before, device)
-    return [
-        Contender(
-            name=f"ours, {kind}, {n_steps}",
-            what=f"ours, {kind}, {n_steps} steps",
-            device=f"{device}, {backend.threads} thread(s)",
-            run=lambda n_steps=n_steps: chunk(n_steps),
-            memory_mb=memory,
-        )
-        for n_steps in step_counts
-    ]
+    return _per_step_count("ours", kind, f"{device}, {backend.threads} thread(s)", chunk, step_counts, before)
 
 
 @torch.no_grad()
@@ -146,13 +137,26 @@ def lerobot_contenders(
             return theirs.infer_action(num_inference_steps=n_steps, **options)
 
     chunk(step_counts[0])
-    memory = _added(before, device)
+    where = f"{device}, {torch.get_num_threads()} thread(s)"
+    return _per_step_count("LeRobot FastWAM", "eager", where, chunk, step_counts, before)
+
+
+def _per_step_count(
+    who: str,
+    kind: str,
+    where: str,
+    chunk: Callable[[int], Any],
+    step_counts: Sequence[int],
+    before: dict[str, float],
+) -> list[Contender]:
+    """One contender per number of steps; all share what making them added to the memory of ``before``."""
+    memory = _added(before, where.partition(",")[0])
     return [
         Contender(
-            name=f"LeRobot FastWAM, eager, {n_steps}",
-            what=f"LeRobot FastWAM core, eager, {n_steps} steps",
-            device=f"{device}, {torch.get_num_threads()} thread(s)",
-            run=lambda n_steps=n_steps: chunk(n_steps),
+            name=f"{who}, {kind}, {n_steps}",
+            what=f"{who}, {kind}, {n_steps} step{'s' * (n_steps > 1)}",
+            device=where,
+            run=functools.partial(chunk, n_steps),
             memory_mb=memory,
         )
         for n_steps in step_counts

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from policy.roofline import DEVICES
-from policy.timing import Contender, percentiles_ms, time_interleaved
+from policy.timing import Contender, time_interleaved, timing_row
 from sim.bench_floor import floors_ms
 from sim.bench_report import floor_lines, geometry_table, latency_plot
 from sim.provenance import provenance
@@ -86,15 +86,7 @@ def run_geometry(config: GeometryConfig, preset_name: str) -> dict[str, Any]:
         except (ImportError, torch.OutOfMemoryError) as error:
             rows[name] = {"what": name, "not_run": str(error).splitlines()[0]}
     times = time_interleaved(contenders, config.rounds, config.seed) if contenders else []
-    for contender, measured in zip(contenders, times, strict=True):
-        rows[contender.name] = {
-            "what": contender.what,
-            "device": contender.device,
-            "wall_ms": percentiles_ms(measured.wall),
-            "cold_ms": percentiles_ms(measured.cold),
-            "cpu_ms": percentiles_ms(measured.cpu),
-            "memory_mb": contender.memory_mb,
-        }
+    rows |= {one.name: timing_row(one, measured) for one, measured in zip(contenders, times, strict=True)}
     results = {
         **provenance("torch"),
         "geometry": geometry.to_dict(),

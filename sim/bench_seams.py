@@ -8,6 +8,7 @@ changes at seams, broken limits, jerk, and how far the command is from the motio
 Shape legend: T guard ticks, H chunk length, A axes.
 """
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -180,11 +181,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _players() -> Mapping[str, Callable[[RobotSpec, WaveringPolicy, SeamsConfig], np.ndarray]]:
     players: dict[str, Callable[[RobotSpec, WaveringPolicy, SeamsConfig], np.ndarray]] = {}
-    try:
-        import lerobot.policies.rtc.action_queue  # noqa: F401  a robot has no lerobot
-    except ImportError:
-        pass
-    else:
+    if importlib.util.find_spec("lerobot") is not None:  # a robot has none
         players["lerobot_queue"] = lambda *args: _play_lerobot(*args, interpolated=False)
         players["lerobot_interpolated"] = lambda *args: _play_lerobot(*args, interpolated=True)
     players["guard"] = lambda *args: _play_guard(*args, ensembled=False)

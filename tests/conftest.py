@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -91,6 +92,28 @@ def micro_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = save_untrained_checkpoint(folder / "run", load_robot("sim6"), preset_name="micro")
     export_bundle(checkpoint, folder / "bundle")
     return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def built_bundle(micro_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with engines of the fake TensorRT; read only, and of use where the fake GPU is (``engines``)."""
+    from tests.fake_tensorrt import with_engines
+
+    return with_engines(micro_bundle, tmp_path_factory.mktemp("engines") / "bundle")
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """A simulated GPU and TensorRT in place of the machine's own: (CUDA, TensorRT)."""
+    from tests.fake_tensorrt import install
+
+    return install(monkeypatch)
+
+
+@pytest.fixture
+def engines(fake_gpu: tuple[Any, Any], built_bundle: Path) -> Path:
+    """A bundle with engines, on a machine with the fake GPU; read only."""
+    return built_bundle
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,10 @@ def test_command_measures_a_random_bundle_and_says_where(tmp_path, capsys, monke
     ratio = results["rows"]["act"]["wall_ms"]["p50"] / row["wall_ms"]["p50"]
     assert row["act_ratio"] == pytest.approx(ratio)
     assert results["rows"]["render"]["act_ratio"] is None
+    faster = results["rows"]["torch_4"]["wall_ms"]["p50"] / row["wall_ms"]["p50"]
+    assert results["torch_ratios"]["onnx_4"]["wall_ms"] == pytest.approx(faster)
+    assert 0.0 < results["chunk_differences"]["onnx_4"] < 1e-4
+    assert f"{faster:.2f} times as fast as eager torch" in printed
     assert (out / "latency.png").is_file()
     assert {"load_before", "versions", "device", "rounds"} <= results.keys()
 

@@ -10,7 +10,7 @@ from policy.load import load_policy, open_backend
 from policy.tensorrt_backend import KEPT_SCHEDULES, TensorRtBackend
 from policy.tensorrt_plan import read_engines
 from tests.fake_cuda import Error
-from tests.fake_tensorrt import install, with_engines
+from tests.stage_inputs import noise, observation, words
 from wam.manifest import read_manifest
 from wam.robot import load_robot
 from wam.sigmas import sigma_schedule
@@ -20,51 +20,18 @@ TIGHT = {"rtol": 0, "atol": 1e-6}
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    return install(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def built_bundle(micro_bundle, tmp_path_factory):
-    """The bundle with engines; read only."""
-    return with_engines(micro_bundle, tmp_path_factory.mktemp("engines") / "bundle")
+def manifest(engines):
+    return read_manifest(engines)
 
 
 @pytest.fixture
-def bundle(gpu, built_bundle):
-    """The same, on a machine with the fake GPU."""
-    return built_bundle
+def backend(engines, manifest):
+    return TensorRtBackend(engines, manifest)
 
 
 @pytest.fixture
-def manifest(bundle):
-    return read_manifest(bundle)
-
-
-@pytest.fixture
-def backend(bundle, manifest):
-    return TensorRtBackend(bundle, manifest)
-
-
-@pytest.fixture
-def reference(bundle, manifest):
-    return open_backend(bundle, manifest, "onnx", threads=1, device="cpu")
-
-
-def observation(manifest, seed):
-    rng = np.random.default_rng(seed)
-    model = manifest.model
-    images = rng.integers(0, 256, (model.n_cameras, *model.image_size_px, 3), dtype=np.uint8)
-    return images, rng.standard_normal(model.action_dim, dtype=np.float32)
-
-
-def noise(manifest, seed):
-    shape = (manifest.chunk_length, manifest.model.action_dim)
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def words(manifest, seed):
-    return np.random.default_rng(seed).integers(0, 100, manifest.model.prompt_length)
+def reference(engines, manifest):
+    return open_backend(engines, manifest, "onnx", threads=1, device="cpu")
 
 
 def test_chunks_are_those_of_onnx_runtime_over_observations_prompts_and_schedules(backend, reference, manifest):
@@ -78,18 +45,18 @@ def test_chunks_are_those_of_onnx_runtime_over_observations_prompts_and_schedule
         np.testing.assert_allclose(*chunks, **TIGHT)
 
 
-def test_a_second_chunk_of_the_same_observation_leaves_the_context_alone(gpu, backend, reference, manifest):
+def test_a_second_chunk_of_the_same_observation_leaves_the_context_alone(fake_gpu, backend, reference, manifest):
     for runs in (backend, reference):
         runs.encode_context(*observation(manifest, 0), runs.encode_prompt(words(manifest, 0)))
     for seed in range(4):
         chunks = [runs.denoise(noise(manifest, seed), SCHEDULES[1]) for runs in (backend, reference)]
         np.testing.assert_allclose(*chunks, **TIGHT)
-    contexts = [name for name, _ in gpu[1].runs if name.startswith("frame")]
+    contexts = [name for name, _ in fake_gpu[1].runs if name.startswith("frame")]
     assert len(contexts) == 2  # queued once, recorded once; never again
 
 
-def test_a_warm_chunk_is_one_graph_and_one_wait(gpu, backend, manifest):
-    cuda, trt = gpu
+def test_a_warm_chunk_is_one_graph_and_one_wait(fake_gpu, backend, manifest):
+    cuda, trt = fake_gpu
     prompt = backend.encode_prompt(words(manifest, 0))
     for seed in range(2):
         backend.encode_context(*observation(manifest, seed), prompt)
@@ -105,8 +72,8 @@ def test_a_warm_chunk_is_one_graph_and_one_wait(gpu, backend, manifest):
     assert not trt.runs  # nothing is queued engine by engine
 
 
-def test_buffers_are_shared_and_swapped(gpu, backend, manifest):
-    _, trt = gpu
+def test_buffers_are_shared_and_swapped(fake_gpu, backend, manifest):
+    _, trt = fake_gpu
     backend.encode_context(*observation(manifest, 0), backend.encode_prompt(words(manifest, 0)))
     trt.runs.clear()
     backend.denoise(noise(manifest, 0), SCHEDULES[2])
@@ -123,8 +90,8 @@ def test_buffers_are_shared_and_swapped(gpu, backend, manifest):
     assert runs[5:] == runs[:5]  # what was recorded is what was queued
 
 
-def test_a_changed_prompt_is_copied_once(gpu, backend, manifest):
-    cuda, _ = gpu
+def test_a_changed_prompt_is_copied_once(fake_gpu, backend, manifest):
+    cuda, _ = fake_gpu
     prompts = [backend.encode_prompt(words(manifest, seed)) for seed in range(2)]
     copies = len(manifest.graphs["prompt"].outputs)
     for prompt, expected in ((prompts[0], copies), (prompts[0], 0), (prompts[1], copies), (prompts[1], 0)):
@@ -134,8 +101,8 @@ def test_a_changed_prompt_is_copied_once(gpu, backend, manifest):
         assert cuda.calls.count("cudaMemcpyAsync") == 2 + expected
 
 
-def test_a_forgotten_prompt_gives_its_memory_back(gpu, backend, manifest):
-    cuda, _ = gpu
+def test_a_forgotten_prompt_gives_its_memory_back(fake_gpu, backend, manifest):
+    cuda, _ = fake_gpu
     before = len(cuda.memory)
     prompt = backend.encode_prompt(words(manifest, 0))
     assert len(cuda.memory) == before + len(manifest.graphs["prompt"].outputs)
@@ -159,7 +126,7 @@ def test_single_steps_take_a_noise_level_per_token(backend, reference, manifest)
     np.testing.assert_array_equal(chunks[0][0], noise(manifest, 0)[0])  # sigma 0 all along: committed, untouched
 
 
-def test_steps_and_chunks_may_alternate(gpu, backend, reference, manifest):
+def test_steps_and_chunks_may_alternate(fake_gpu, backend, reference, manifest):
     prompts = [runs.encode_prompt(words(manifest, 0)) for runs in (backend, reference)]
     levels = np.full(manifest.chunk_length, 1.0, np.float32), np.full(manifest.chunk_length, 0.5, np.float32)
     for turn in range(4):
@@ -172,8 +139,8 @@ def test_steps_and_chunks_may_alternate(gpu, backend, reference, manifest):
         np.testing.assert_allclose(chunks[1], chunks[3], **TIGHT)
 
 
-def test_an_observation_may_be_staged_while_a_chunk_is_in_flight(gpu, backend, reference, manifest):
-    cuda, _ = gpu
+def test_an_observation_may_be_staged_while_a_chunk_is_in_flight(fake_gpu, backend, reference, manifest):
+    cuda, _ = fake_gpu
     prompts = [runs.encode_prompt(words(manifest, 0)) for runs in (backend, reference)]
     expected = []
     for seed in range(2):
@@ -196,8 +163,8 @@ def test_the_newest_of_several_staged_observations_counts(backend, reference, ma
     np.testing.assert_allclose(*chunks, **TIGHT)
 
 
-def test_old_schedules_are_dropped_with_their_memory(gpu, backend, manifest):
-    cuda, _ = gpu
+def test_old_schedules_are_dropped_with_their_memory(fake_gpu, backend, manifest):
+    cuda, _ = fake_gpu
     backend.encode_context(*observation(manifest, 0), backend.encode_prompt(words(manifest, 0)))
     held = []
     for number in range(KEPT_SCHEDULES + 3):
@@ -206,8 +173,8 @@ def test_old_schedules_are_dropped_with_their_memory(gpu, backend, manifest):
     assert held[KEPT_SCHEDULES - 1] == held[-1]
 
 
-def test_closing_gives_everything_back(gpu, backend, manifest):
-    cuda, _ = gpu
+def test_closing_gives_everything_back(fake_gpu, backend, manifest):
+    cuda, _ = fake_gpu
     prompt = backend.encode_prompt(words(manifest, 0))
     backend.encode_context(*observation(manifest, 0), prompt)
     backend.denoise(noise(manifest, 0), SCHEDULES[1])
@@ -221,8 +188,8 @@ def test_closing_gives_everything_back(gpu, backend, manifest):
     assert not cuda.queues
 
 
-def test_where_a_graph_is_impossible_steps_are_launched_one_by_one(gpu, backend, reference, manifest, caplog):
-    _, trt = gpu
+def test_where_a_graph_is_impossible_steps_are_launched_one_by_one(fake_gpu, backend, reference, manifest, caplog):
+    _, trt = fake_gpu
     trt.fails.add("capture")
     for turn in range(3):
         chunks = []
@@ -247,9 +214,9 @@ def test_denoising_nothing_is_refused(backend, manifest):
         ("execute_async_v3", "TensorRT failed to run '.*': a kernel could not be launched"),
     ],
 )
-def test_a_call_that_answers_false_is_an_error_with_the_logs_words(gpu, backend, manifest, call, message):
+def test_a_call_that_answers_false_is_an_error_with_the_logs_words(fake_gpu, backend, manifest, call, message):
     backend.encode_context(*observation(manifest, 0), backend.encode_prompt(words(manifest, 0)))
-    gpu[1].fails.add(call)
+    fake_gpu[1].fails.add(call)
     with pytest.raises(BackendError, match=message):
         backend.denoise(noise(manifest, 0), SCHEDULES[0])
 
@@ -261,32 +228,34 @@ def test_a_call_that_answers_false_is_an_error_with_the_logs_words(gpu, backend,
         ("create_execution_context", BackendError, "cannot run the engine of 'prompt': out of memory"),
     ],
 )
-def test_an_engine_that_does_not_open_is_an_error_with_the_logs_words(gpu, bundle, manifest, call, error, message):
-    gpu[1].fails.add(call)
+def test_an_engine_that_does_not_open_is_an_error_with_the_logs_words(
+    fake_gpu, engines, manifest, call, error, message
+):
+    fake_gpu[1].fails.add(call)
     with pytest.raises(error, match=message):
-        TensorRtBackend(bundle, manifest)
+        TensorRtBackend(engines, manifest)
 
 
-def test_cuda_errors_carry_their_name_and_text(gpu, bundle, manifest):
-    gpu[0].fails["cudaMalloc"] = Error.OUT_OF_MEMORY
+def test_cuda_errors_carry_their_name_and_text(fake_gpu, engines, manifest):
+    fake_gpu[0].fails["cudaMalloc"] = Error.OUT_OF_MEMORY
     with pytest.raises(BackendError, match="cudaMalloc failed with CUDA error 2: fake out_of_memory"):
-        TensorRtBackend(bundle, manifest)
+        TensorRtBackend(engines, manifest)
 
 
-def test_an_engine_with_other_tensors_is_refused(gpu, bundle, manifest):
+def test_an_engine_with_other_tensors_is_refused(fake_gpu, engines, manifest):
     graphs = dict(manifest.graphs)
     sigma, sigma_next = graphs["levels"].inputs
     other = dataclasses.replace(sigma, shape=(1, 99))
     graphs["levels"] = dataclasses.replace(graphs["levels"], inputs=(other, sigma_next))
     changed = dataclasses.replace(manifest, graphs=graphs)
-    assert read_engines(bundle).engines.keys() == graphs.keys()
+    assert read_engines(engines).engines.keys() == graphs.keys()
     with pytest.raises(PlanError, match=r"the engine of 'levels' has \[\('sigma', .*\(1, 99\).*wam engine"):
-        TensorRtBackend(bundle, changed)
+        TensorRtBackend(engines, changed)
 
 
-def test_loading_runs_and_records_the_chunk_that_was_asked_for(gpu, bundle):
-    cuda, _ = gpu
-    policy = load_policy(bundle, load_robot("sim6"), backend="tensorrt", n_steps=2)
+def test_loading_runs_and_records_the_chunk_that_was_asked_for(fake_gpu, engines):
+    cuda, _ = fake_gpu
+    policy = load_policy(engines, load_robot("sim6"), backend="tensorrt", n_steps=2)
     assert policy.n_steps == 2
     assert cuda.calls.count("cudaStreamBeginCapture") == 1
     assert cuda.calls.count("cudaGraphLaunch") == 2  # of three warm-up chunks the first is queued

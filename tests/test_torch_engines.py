@@ -13,6 +13,7 @@ from policy.errors import BackendError
 from policy.load import open_backend
 from policy.torch_backend import TorchBackend
 from policy.torch_compiled import KEPT_SCHEDULES, CompiledTorchBackend, _Run
+from tests.stage_inputs import noise, observation, words
 from wam.manifest import read_manifest
 from wam.sigmas import sigma_schedule
 
@@ -28,22 +29,6 @@ def manifest(micro_bundle):
 def uncompiled(monkeypatch):
     """Leaves torch's compiler out: what is tested is everything around it, in milliseconds."""
     monkeypatch.setattr("policy.torch_compiled._compiler", lambda torch, device: lambda function: function)
-
-
-def observation(manifest, seed):
-    rng = np.random.default_rng(seed)
-    model = manifest.model
-    images = rng.integers(0, 256, (model.n_cameras, *model.image_size_px, 3), dtype=np.uint8)
-    return images, rng.standard_normal(model.action_dim, dtype=np.float32)
-
-
-def noise(manifest, seed):
-    shape = (manifest.chunk_length, manifest.model.action_dim)
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def words(manifest, seed):
-    return np.random.default_rng(seed).integers(0, 100, manifest.model.prompt_length)
 
 
 def compare(backends, manifest, *, tolerance=TIGHT):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.foreign_archives import save_archive
+from tests.wan_folders import write_transformer
 from wam.config import ModelConfig, preset
 from wam.errors import CheckpointError
 from wam.fastwam_pair import FastWamPair, build_pair, pair_config
@@ -44,38 +45,12 @@ def wan_config(*, image: bool) -> ModelConfig:
     return dataclasses.replace(preset("wan_micro", load_robot("sim6")), **extra)
 
 
-def diffusers_folder(config: ModelConfig, folder: Path) -> torch.nn.Module:
-    """Writes a random Wan in diffusers' form, in several shards with an index."""
-    from diffusers import WanTransformer3DModel
-
-    torch.manual_seed(0)
-    theirs = WanTransformer3DModel(
-        num_attention_heads=config.num_heads,
-        attention_head_dim=config.head_dim,
-        in_channels=config.latent_channels + config.condition_channels,
-        out_channels=config.latent_channels,
-        text_dim=config.text_width,
-        freq_dim=config.frequency_dim,
-        ffn_dim=config.video_ffn_width,
-        num_layers=config.num_layers,
-        image_dim=config.image_width or None,
-        added_kv_proj_dim=config.video_width if config.image_width else None,
-    ).eval()
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            parameter.normal_(std=0.3)
-            if "norm" in name and name.endswith("weight"):
-                parameter.add_(1.0)
-    theirs.save_pretrained(folder / "transformer", max_shard_size="20KB")
-    return theirs
-
-
 @pytest.mark.parametrize("image", [False, True], ids=["Wan2.2-TI2V", "Wan2.1-I2V"])
 @torch.no_grad()
 def test_video_expert_equals_diffusers(tmp_path: Path, image: bool):
     """Noise per token, several latent frames, text; with image-to-video weights also condition and image tokens."""
     config = wan_config(image=image)
-    theirs = diffusers_folder(config, tmp_path)
+    theirs = write_transformer(tmp_path, config)
     ours = WorldActionModel(config).eval()
     report = load_weights(ours, tmp_path)
     assert report.layout == "diffusers"

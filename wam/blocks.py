@@ -157,8 +157,9 @@ class Block(nn.Module):
         """Makes this expert's rotated queries and keys, and its values."""
         qkv = cast_linear(self.qkv, self._entry(x, modulation))  # (B, N, 3·h·d)
         if fused.active():
-            q, k, v = fused.turned(qkv, self.heads, self._qk_scale(), fused.spin(rope))  # 3 x (B, h, N, d)
-            return q.to(qkv.dtype), KeysValues(k.to(qkv.dtype), v)
+            parts = fused.turned(qkv, self.heads, self._qk_scale(), fused.spin(rope))  # 3 x (B, N, h, d)
+            q, k, v = (part.transpose(-3, -2).to(qkv.dtype) for part in parts)
+            return q, KeysValues(k, v)
         q, k, v = qkv.chunk(3, dim=-1)  # 3 x (B, N, h·d)
         return self._rotated(self.norm_q(q), rope).to(v.dtype), self._rotated_kv(k, v, rope)
 
@@ -178,14 +179,16 @@ class Block(nn.Module):
         modulation: Modulation,
         text: KeysValues,
         image: KeysValues | None = None,
+        instants: int = 1,
     ) -> Float[Tensor, "*B N D"]:
         """Adds the attention result, then cross-attention to the text context, then the feed-forward layer.
 
         The tokens of an image encoder, where there are any, are attended to by the same queries, apart from the text.
+        Of several ``instants`` each attends to a text context of its own.
         """
         x = _gated(x, modulation.gate, cast_linear(self.out, _join(attended)))
         q = self._split(self.norm_cross_q(cast_linear(self.cross_q, self.norm_cross(x)))).to(text.keys.dtype)
-        crossed = attend_text(q, text)
+        crossed = attend_text(q, text, instants)
         if image is not None:
             crossed = crossed + attend(q, image.keys, image.values)
         x = x + cast_linear(self.cross_out, _join(crossed))
@@ -275,11 +278,11 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def attend_text(q: Float[Tensor, "*B h N d"], text: KeysValues) -> Float[Tensor, "*B h N d"]:
-    """Cross-attention to one text context, or of each of several instants to its own: (B, T, h, words, d)."""
-    if text.keys.ndim == q.ndim:
+def attend_text(q: Float[Tensor, "*B h N d"], text: KeysValues, instants: int = 1) -> Float[Tensor, "*B h N d"]:
+    """Cross-attention to one text context, or of each of I instants to its own: (B, I, h, T, d)."""
+    if instants == 1:
         return attend(q, *text)
-    apart = q.unflatten(-2, (text.keys.shape[-4], -1)).transpose(-4, -3)  # (B, T, h, N / T, d)
+    apart = q.unflatten(-2, (instants, -1)).transpose(-4, -3)  # (B, I, h, N / I, d)
     return attend(apart, *text).transpose(-4, -3).flatten(-3, -2)
 
 

@@ -59,12 +59,12 @@ class FastWamPair:
     theirs: Any  # lerobot.policies.fastwam.wan.FastWAM
     inputs: PairInputs
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def our_prompt(self) -> PromptCache:
         """What we compute once per task."""
         return self.ours.encode_prompt(self.inputs.text)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def our_chunk(self, n_steps: int, prompt: PromptCache | None = None) -> Tensor:
         """Observation → (1, H, A) chunk, as on a robot: the instruction was encoded when the task began."""
         prompt = self.our_prompt() if prompt is None else prompt
@@ -72,7 +72,7 @@ class FastWamPair:
         context = self.ours.encode_context_tokens(self.inputs.tokens, cross)
         return sample_actions(self.ours, context, self.inputs.noise, n_steps)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def their_chunk(self, n_steps: int) -> Tensor:
         """The same by LeRobot's ``infer_action``."""
         height, width = self.ours.config.image_size_px

@@ -9,9 +9,11 @@ isolated; with and without the video loss. ``tokenizer``: three ways to turn ima
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sim.study_plan import Plan
+from sim.demo import RECIPES
+from sim.study_plan import Figure, Plan
+from wam.manifest import MANIFEST_NAME
 
-__all__ = ["STUDIES", "Study"]
+__all__ = ["STUDIES", "SUITE", "Study"]
 
 N_STEPS = (1, 2, 4, 10)
 SUITE = ("reach", "lift", "push", "place")
@@ -109,7 +111,27 @@ def _tokenizer(plan: Plan) -> None:
     plan.compare_tokenizers(models, held_out)
 
 
+def _quantise(plan: Plan) -> None:
+    for task in plan.tasks or SUITE:
+        recipe = RECIPES[task]
+        data = plan.collect(task, distractors=0, episodes=recipe.demonstrations)
+        run = plan.train(task, [data], ["--steps", recipe.train_steps])
+        plain = plan.bundle(run, task)
+        plan.evaluate("float32", task, run, task, [], bundle=plain)
+        small = plan.quantise(plain, data, "int8")
+        plan.evaluate("INT8", task, run, task, [], bundle=small, against="float32")
+        for what, text, key in (("bundle", "× {:.2f} smaller", "smaller"), ("chunks", "Δ {:.4f}", "chunk_change")):
+            where = ("quantisation", key)
+            source = small / MANIFEST_NAME
+            plan.figures.append(Figure(row="INT8", column=f"{task}, {what}", source=source, keys=where, text=text))
+
+
 STUDIES: Mapping[str, Study] = {
+    "quantise": Study(
+        title="INT8 on a CPU",
+        question="What do eight bits change, on the same seeds: success, size, and chunks (normalised, mean)?",
+        build=_quantise,
+    ),
     "language": Study(
         title="Language that binds",
         question="Two cubes of random colours: does the policy go to the one that is named?",

@@ -7,7 +7,7 @@ test episodes with 95 % Clopper-Pearson intervals; all cells of a column play th
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from rich.table import Table
 from sim.commands import command_line
 from sim.demo_stages import InterruptedDemo, check_folder, locked, open_state, run_stages
 from sim.results import percent, write_json
-from sim.studies import STUDIES
+from sim.statistics import PairedTest, mcnemar_exact
+from sim.studies import STUDIES, SUITE
 from sim.study_plan import LATENCY_MS, Cell, Figure, Plan
 from wam.errors import ConfigError, unknown_name
 from wam.robot import load_robot
@@ -37,6 +38,8 @@ class StudyConfig:
     robot: str = "sim6"  # robot name or file; the simulation needs an MJCF of the same name
     episodes: int = 200  # test episodes per cell
     threads: int = 1  # CPU threads of training
+    tasks: tuple[str, ...] = ()  # of `quantise`, which takes one task at a time; default: the whole suite
+    reuse: tuple[str, ...] = ()  # NAME=FOLDER of a dataset or training run that is there already, by its name in --dry
     dry: bool = False  # only print the commands
 
     def __post_init__(self) -> None:
@@ -45,6 +48,13 @@ class StudyConfig:
         for name in ("episodes", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
+        for task in self.tasks:
+            if task not in SUITE:
+                raise ConfigError(unknown_name("task", task, SUITE))
+        for item in self.reuse:
+            name, _, folder = item.partition("=")
+            if not name or not Path(folder).is_dir() or not folder:
+                raise ConfigError(f"--reuse {item} must be NAME=FOLDER with a folder that is there.")
 
     @property
     def folder(self) -> Path:
@@ -59,7 +69,14 @@ def main(argv: list[str] | None = None) -> int:
         0 when the table is written, 128 + signal number when it was interrupted.
     """
     config = tyro.cli(StudyConfig, args=argv, prog="wam study")
-    plan = Plan(folder=config.folder, robot=config.robot, episodes=config.episodes, threads=config.threads)
+    plan = Plan(
+        folder=config.folder,
+        robot=config.robot,
+        episodes=config.episodes,
+        threads=config.threads,
+        tasks=config.tasks,
+        reuse={name: Path(folder) for name, _, folder in (item.partition("=") for item in config.reuse)},
+    )
     study = STUDIES[config.name]
     study.build(plan)
     if config.dry:
@@ -108,7 +125,7 @@ def markdown(title: str, question: str, command: str, rows: Sequence[dict[str, A
     minutes = [row["training_cpu_minutes"] for row in rows if "text" not in row]
     lines += [
         "",
-        "Percentages: solved test episodes, 95 % intervals, same seeds in a column, "
+        "Percentages: solved test episodes, 95 % intervals, same seeds in a column (p: McNemar's exact test), "
         f"{LATENCY_MS} ms of latency in the loop. "
         f"Training took {min(minutes)} to {max(minutes)} CPU-minutes per model, all stages counted.",
         f"Made by `{command}`.",
@@ -120,7 +137,9 @@ def markdown(title: str, question: str, command: str, rows: Sequence[dict[str, A
 def _text(row: dict[str, Any]) -> str:
     if "text" in row:
         return str(row["text"])
-    return f"{percent(row['rate'])} ({100 * row['low']:.0f}–{100 * row['high']:.0f})"
+    paired = row.get("mcnemar")
+    compared = f", p = {paired['p_value']:.2g}" if paired else ""
+    return f"{percent(row['rate'])} ({100 * row['low']:.0f}–{100 * row['high']:.0f}){compared}"
 
 
 def _record(cell: Cell) -> dict[str, Any]:
@@ -130,11 +149,22 @@ def _record(cell: Cell) -> dict[str, Any]:
         "row": cell.row,
         "column": cell.column,
         **{name: policy[name] for name in ("successes", "episodes", "rate", "low", "high")},
+        "mcnemar": None if cell.against is None else asdict(_paired(json.loads(cell.against.read_text()), results)),
         "n_steps": results["n_steps"],
         "chunk_p50_ms": results["latency_ms"]["p50"],
         "training_cpu_minutes": round(sum(map(_cpu_seconds, cell.runs)) / 60, 1),
         "evaluation": str(cell.results),
     }
+
+
+def _paired(first: dict[str, Any], second: dict[str, Any]) -> PairedTest:
+    """Compares two evaluations on the seeds that both played."""
+    solved = [
+        {episode["seed"]: episode["success"] for episode in results["episodes"] if episode["row"] == "policy"}
+        for results in (first, second)
+    ]
+    shared = [seed for seed in solved[0] if seed in solved[1]]
+    return mcnemar_exact(*([one[seed] for seed in shared] for one in solved))
 
 
 def _cpu_seconds(run: Path) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sim.demo_stages import StageCommand
 
-__all__ = ["LATENCY_MS", "Cell", "Plan"]
+__all__ = ["LATENCY_MS", "Cell", "Figure", "Plan"]
 
 LATENCY_MS = 50  # in the loop of every cell: more than any of these models takes on a free core, and the same for all
 
@@ -28,6 +28,7 @@ class Cell:
     column: str  # which task
     results: Path  # results.json of the evaluation
     runs: tuple[Path, ...]  # training runs behind it, from scratch on
+    against: Path | None = None  # results.json of another row in the same column, compared seed by seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,15 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     origins: dict[Path, Path] = field(default_factory=dict)  # run → run it started from
+    tasks: tuple[str, ...] = ()  # of a study that takes one task at a time; empty: all of them
+    reuse: Mapping[str, Path] = field(default_factory=dict)  # name of a dataset or run → folder where it is already
 
     def collect(self, task: str, *, distractors: int, episodes: int) -> Path:
         """Adds a dataset of demonstrations, unless it is there already, and returns its folder."""
-        out = self.folder / "datasets" / f"{task}_{distractors}"
+        name = f"{task}_{distractors}"
+        if name in self.reuse:
+            return self.reuse[name]
+        out = self.folder / "datasets" / name
         self._add(
             f"collect {task}, {distractors} distractors",
             "collect",
@@ -67,6 +73,8 @@ class Plan:
 
     def train(self, name: str, datasets: Sequence[Path], options: Sequence[object], init: Path | None = None) -> Path:
         """Adds a training run, from scratch or from an earlier one, and returns its folder."""
+        if name in self.reuse:
+            return self.reuse[name]
         out = self.folder / "runs" / name
         if init is not None:
             self.origins[out] = init
@@ -75,17 +83,44 @@ class Plan:
         self._add(f"train {name}", "train", ["--dataset", *datasets, *done], out)
         return out
 
-    def bundle(self, run: Path) -> Path:
-        """Adds the export of a run and returns the bundle's folder."""
-        out = self.folder / "bundles" / run.name
-        self._add(
-            f"export {run.name}", "export", ["--checkpoint", run, "--out", out, "--overwrite"], out / "manifest.json"
-        )
+    def bundle(self, run: Path, name: str = "") -> Path:
+        """Adds the export of a run and returns the bundle's folder; its name is the run's unless given."""
+        name = name or run.name
+        out = self.folder / "bundles" / name
+        self._add(f"export {name}", "export", ["--checkpoint", run, "--out", out, "--overwrite"], out / "manifest.json")
         return out
 
-    def evaluate(self, row: str, column: str, run: Path, task: str, options: Sequence[object]) -> None:
-        """Adds an evaluation that fills one cell."""
-        bundle = self.folder / "bundles" / run.name
+    def quantise(self, bundle: Path, dataset: Path, scheme: str) -> Path:
+        """Adds a quantised bundle, calibrated and judged on a dataset, and returns its folder."""
+        out = bundle.with_name(f"{bundle.name}_{scheme}")
+        given = [bundle, "--dataset", dataset, "--scheme", scheme, "--out", out, "--overwrite"]
+        self._add(f"quantise {bundle.name} to {scheme}", "quantise", given, out / "manifest.json")
+        return out
+
+    def evaluate(
+        self,
+        row: str,
+        column: str,
+        run: Path,
+        task: str,
+        options: Sequence[object],
+        *,
+        bundle: Path | None = None,
+        against: str = "",
+    ) -> None:
+        """Adds an evaluation that fills one cell.
+
+        Args:
+            row: Which model, asked in which way.
+            column: Which task, and how.
+            run: Training run behind it.
+            task: That is played.
+            options: More of ``wam evaluate``.
+            bundle: What plays; None: the run's export.
+            against: Row whose cell of the same column plays the same seeds and is compared with.
+        """
+        bundle = self.folder / "bundles" / run.name if bundle is None else bundle
+        base = next((cell.results for cell in self.cells if (cell.row, cell.column) == (against, column)), None)
         out = self.folder / "evaluations" / f"{row} {column}".replace(" ", "_").replace("/", "-")
         given = ["--bundle", bundle, "--task", task, "--out", out, "--overwrite", "--episodes", self.episodes]
         quiet = ["--references", "none", "--videos", 0, "--failure-videos", 0, "--latency-ms", LATENCY_MS]
@@ -93,7 +128,7 @@ class Plan:
         runs = [run]
         while runs[0] in self.origins:
             runs.insert(0, self.origins[runs[0]])
-        self.cells.append(Cell(row=row, column=column, results=out / "results.json", runs=tuple(runs)))
+        self.cells.append(Cell(row=row, column=column, results=out / "results.json", runs=tuple(runs), against=base))
 
     def compare_tokenizers(self, models: Mapping[str, Path], dataset: Path) -> None:
         """Adds `wam bench tokenizers` and what it measures of each model.

@@ -104,3 +104,33 @@ def test_what_is_no_success_stands_beside_it_with_its_own_text(tmp_path: Path):
     text = markdown("T", "Q", "wam study", [cell, *rows])
     assert "| ours | 100.0 % (50–100) | 1.3 | 0.5 | 30.0 | × 1.00 | × 2.00 |" in text
     assert "| theirs | – | 1.3 |" in text
+
+
+def test_a_quantised_model_is_compared_with_its_own_on_the_same_seeds(tmp_path: Path):
+    data, run = tmp_path / "somewhere", tmp_path / "else"
+    plan = Plan(folder=tmp_path / "s", robot="sim6", episodes=4, tasks=("lift",), reuse={"lift_0": data, "lift": run})
+    STUDIES["quantise"].build(plan)
+    assert [stage.argv[3] for stage in plan.stages] == ["export", "evaluate", "quantise", "evaluate"]  # nothing trained
+    assert plan.stages[0].argv[4:6] == ("--checkpoint", str(run))
+    assert plan.stages[2].argv[4:7] == (str(tmp_path / "s/bundles/lift"), "--dataset", str(data))
+    assert [cell.against for cell in plan.cells] == [None, plan.cells[0].results]
+    solved = [(True, True, False, True), (True, False, False, False)]
+    for cell, found in zip(plan.cells, solved, strict=True):
+        row = {"successes": sum(found), "episodes": 4, "rate": sum(found) / 4, "low": 0.1, "high": 0.9}
+        episodes = [{"row": "policy", "seed": seed, "success": success} for seed, success in enumerate(found)]
+        episodes.append({"row": "expert", "seed": 0, "success": True})
+        cell.results.parent.mkdir(parents=True)
+        results = {"rows": [row], "episodes": episodes, "n_steps": 4, "latency_ms": {"p50": 2.0}}
+        cell.results.write_text(json.dumps(results))
+    rows = [study._record(cell) for cell in plan.cells]
+    assert rows[0]["mcnemar"] is None
+    assert rows[1]["mcnemar"] == {"only_first": 2, "only_second": 0, "p_value": 0.5, "episodes": 4}
+    assert "| INT8 | 25.0 % (10–90), p = 0.5 |" in markdown("T", "Q", "wam study", rows)
+
+
+def test_what_is_reused_must_be_there(tmp_path: Path):
+    with pytest.raises(ConfigError, match="--reuse lift=nowhere must be NAME=FOLDER"):
+        study.StudyConfig(name="quantise", reuse=("lift=nowhere",))
+    with pytest.raises(ConfigError, match=r"unknown task 'lft' \(did you mean 'lift'\?\)"):
+        study.StudyConfig(name="quantise", tasks=("lft",))
+    study.StudyConfig(name="quantise", tasks=("lift",), reuse=(f"lift={tmp_path}",))

@@ -33,6 +33,10 @@ class History:
         """Begins an episode: the next observation is its first."""
         self._begin = math.inf
 
+    def begin(self, t: float) -> None:
+        """Begins an episode at a time [s] at which it could be seen, whoever looked."""
+        self._begin = t
+
     def with_past(self, observation: Observation, known: Callable[[float], Observation | None]) -> Observation:
         """Returns an observation with its past.
 

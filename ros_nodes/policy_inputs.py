@@ -13,6 +13,7 @@ from policy.wire import positions_by_name, rgb_from_image, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.diagnostics import Window
 from ros_nodes.graph import qos_mismatches
+from wam import history
 from wam.errors import ValueContractError
 from wam.robot import CameraSpec, RobotSpec
 from wam.spec import image_key
@@ -38,16 +39,17 @@ class PolicyInputs:
         node: Where to subscribe.
         robot: Whose topics.
         task: The instruction until one arrives on the task topic; "" waits for it.
+        window: How far observations look back; one instant unless the policy wants more.
     """
 
-    def __init__(self, node: Node, robot: RobotSpec, task: str) -> None:
+    def __init__(self, node: Node, robot: RobotSpec, task: str, window: history.Window | None = None) -> None:
         self.task = task
         self.image_age = Window()  # age of the oldest image of every observation
         self.refused: Counter[str] = Counter()  # ticks without an observation, by stream and kind
         self.last_refusal = ""
         self._news = False  # a tick was refused since ``take_refusal``
         self._node, self._robot = node, robot
-        self._buffer = ObservationBuffer(robot)
+        self._buffer = ObservationBuffer(robot, window=window)
         self._last_t: float | None = None
         self._asked: dict[str, QoSProfile] = {robot.state_topic: qos.STATE}
         self._bad_message = ""
@@ -87,6 +89,11 @@ class PolicyInputs:
         else:
             self.refuse(alignment.refusal, *(_kind(sentence) for sentence in alignment.refusal.split("; ")))
         return alignment
+
+    @property
+    def holes(self) -> int:
+        """Past instants so far that nothing was known of, so that a later one stood in for them."""
+        return self._buffer.holes
 
     def refuse(self, refusal: str, *kinds: str) -> None:
         """Counts a tick without inference."""

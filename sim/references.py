@@ -31,6 +31,7 @@ class PolicyPlanner:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.chunk_length: int = policy.chunk_length
+        self.window = policy.window
 
     def start(self, sim: ArmSim, seed: int) -> None:
         """Forgets the last episode."""

@@ -18,7 +18,7 @@ Progress, success and video frames are sampled every control_dt from reset on, w
 import math
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,7 +26,9 @@ from policy.rtc import Continuation
 from policy.schedule import ChunkSchedule
 from sim.arm_sim import ArmSim
 from sim.errors import SimError
+from sim.past import PastInstants
 from wam.errors import ConfigError, ValueContractError, unknown_name
+from wam.history import Window
 from wam.spec import ActionChunk, Observation
 
 __all__ = ["MODES", "OUTCOMES", "Episode", "LoopSettings", "Planner", "Watcher", "episode_noise_seed", "run_episode"]
@@ -92,6 +94,13 @@ class Planner(Protocol):
         """
 
 
+@runtime_checkable
+class LooksBack(Protocol):
+    """A planner whose observations hold earlier instants as well."""
+
+    window: Window
+
+
 class Watcher(Protocol):
     """Looks on without changing anything, to make videos."""
 
@@ -153,6 +162,7 @@ class _Loop:
             execution_horizon=1 if planner.closed_loop else settings.execution_horizon,
             control_dt=sim.control_dt,
         )
+        self._past = PastInstants(sim, planner.window if isinstance(planner, LooksBack) else Window())
         self.tick = 0
         self.progress: list[float] = []
         self.latency_ms: list[float] = []
@@ -165,6 +175,8 @@ class _Loop:
         while True:
             sampling = self.tick % self.ticks_per_step == 0
             outcome = self._judge(end) if sampling else None
+            if sampling:
+                self._past.sample()
             if outcome is None:
                 self._take_arrival()
                 if self.tick == self._next_command:
@@ -191,6 +203,7 @@ class _Loop:
 
     def _command(self) -> None:
         now = self._sim.time
+        self._past.sample()  # commands may fall between control steps, and so do the instants of later observations
         if self._schedule.wants_chunk(now):
             self._schedule.request(now)
             self._arrival = (self.tick + self._latency_ticks, self._plan())
@@ -204,7 +217,7 @@ class _Loop:
 
     def _plan(self) -> ActionChunk:
         noise_seed = episode_noise_seed(self._seed, len(self.latency_ms))
-        observation = self._sim.observation() if self._planner.uses_images else _blind_observation(self._sim)
+        observation = self._past.observation() if self._planner.uses_images else _blind_observation(self._sim)
         continuation = self._schedule.continuation(self._sim.time)
         known = {} if continuation is None else {"continuation": continuation}
         begun = time.perf_counter()

@@ -6,8 +6,9 @@ it. So physics takes a ``Snapshot`` (microseconds) and ``SnapshotRenderer`` draw
 MuJoCo's poses are those of the step's beginning, and the pictures that policies train on show exactly them.
 """
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from sim.gl import mujoco, open_renderer
 from wam.lens import PinholeView
 from wam.robot import CameraSpec
 
-__all__ = ["Snapshot", "SnapshotRenderer", "take_snapshot"]
+__all__ = ["Snapshot", "SnapshotRenderer", "showing", "take_snapshot"]
 
 # Everything of MjData that a scene of bodies, cameras and lights is drawn from.
 _POSES = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
@@ -35,6 +36,17 @@ def take_snapshot(sim: ArmSim) -> Snapshot:
     """Copies what drawing needs."""
     poses = tuple(getattr(sim.data, name).copy() for name in _POSES)
     return Snapshot(poses=poses, geom_rgba=sim.model.geom_rgba.copy())
+
+
+@contextlib.contextmanager
+def showing(sim: ArmSim, snapshot: Snapshot) -> Iterator[None]:
+    """Lets ``ArmSim.render`` draw what a snapshot of this episode holds; physics goes on from where it is."""
+    now = take_snapshot(sim)
+    try:
+        _put(sim.data, snapshot)
+        yield
+    finally:
+        _put(sim.data, now)
 
 
 class SnapshotRenderer:
@@ -59,8 +71,7 @@ class SnapshotRenderer:
         Raises:
             SimError: This machine cannot render.
         """
-        for name, value in zip(_POSES, snapshot.poses, strict=True):
-            getattr(self._data, name)[:] = value
+        _put(self._data, snapshot)
         self._model.geom_rgba[:] = snapshot.geom_rgba
         view = self._bent.get(camera.name)
         size = (camera.height_px, camera.width_px) if view is None else (view.lens.height_px, view.lens.width_px)
@@ -74,3 +85,8 @@ class SnapshotRenderer:
         """Frees the renderers."""
         while self._renderers:
             self._renderers.popitem()[1].close()
+
+
+def _put(data: mujoco.MjData, snapshot: Snapshot) -> None:
+    for name, value in zip(_POSES, snapshot.poses, strict=True):
+        getattr(data, name)[:] = value

@@ -18,10 +18,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from policy.history import ObservationHistory
 from policy.runner import Policy
 from sim.arm_sim import ArmSim
 from sim.rollout import Episode
 from wam.errors import WamError
+from wam.history import Window
 from wam.spec import Observation
 
 __all__ = [
@@ -82,12 +84,13 @@ class EpisodeRecorder:
         self._cameras = sim.robot.camera_names
         self._control_dt = sim.control_dt
         self._policy = policy
+        self._history = ObservationHistory(policy.window if policy else Window())
         self._moments: list[Moment] = []
         self._imaginations: list[Imagination] = []
 
     def sampled(self, sim: ArmSim) -> None:
         """Keeps the frames of this control step, and imagines when it is time again."""
-        observation = sim.observation()
+        observation = self._history.add(sim.observation())
         self._imagine(observation)
         self._moments.append(
             Moment(

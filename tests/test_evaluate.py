@@ -22,6 +22,7 @@ from sim.results import episode_record, summarise_rows, write_json
 from sim.rollout import Episode, LoopSettings, run_episode
 from wam.cli import main as wam
 from wam.errors import BundleError, ConfigError, WamError
+from wam.history import Window
 from wam.robot import load_robot
 from wam.spec import ActionChunk, Observation
 
@@ -33,6 +34,7 @@ class NervousPolicy:
 
     chunk_length, control_dt, n_steps, backend_name = 16, ROBOT.control_dt, 4, "fake"
     manifest = SimpleNamespace(model=SimpleNamespace(future_offset=8))
+    window = Window()
 
     def reset(self) -> None:
         pass

@@ -25,6 +25,7 @@ from sim.video import (
     write_mp4,
 )
 from wam.errors import BundleError
+from wam.history import Window
 from wam.spec import Observation
 
 RED, GREEN, BLUE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -279,7 +280,8 @@ def test_recorder_imagines_now_and_then_and_writes_all_three_files(tmp_path: Pat
         stamps.append(observation.stamp)
         return {"front": picture(BLUE, side=64), "wrist": picture(BLUE, side=64)}
 
-    policy = SimpleNamespace(imagine=imagine, manifest=SimpleNamespace(model=SimpleNamespace(future_offset=8)))
+    manifest = SimpleNamespace(model=SimpleNamespace(future_offset=8))
+    policy = SimpleNamespace(imagine=imagine, manifest=manifest, window=Window())
     sim = StillSim()
     recorder = EpisodeRecorder(sim, policy)
     for sim.step in range(13):
@@ -295,7 +297,7 @@ def test_a_policy_that_cannot_imagine_still_gets_a_video(tmp_path: Path, caplog:
         raise BundleError("torch is not installed")
 
     sim = StillSim()
-    recorder = EpisodeRecorder(sim, SimpleNamespace(imagine=imagine))
+    recorder = EpisodeRecorder(sim, SimpleNamespace(imagine=imagine, window=Window()))
     for sim.step in range(3):
         recorder.sampled(sim)
     recorder.write(tmp_path / "a.mp4", episode(1, "timeout"))

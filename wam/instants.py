@@ -1,7 +1,8 @@
 """Observations of several instants: their attention, without a mask, and their places in time.
 
 Keys and values of the instants stand one after the other, oldest first, as many tokens for each. Who sees whom comes
-from ``wam.visibility.Band``; a causal observation is one attention call per instant over the keys it may see.
+from ``wam.visibility.Band``; a causal observation is one attention call per instant over the keys it may see. Numbers
+of instants and tokens are passed in, never read from shapes: those are no numbers while a graph is traced.
 
 Shape legend: B batch (absent in exported graphs), T instants, h heads, N tokens of all instants, d head size.
 """
@@ -18,17 +19,17 @@ from wam.visibility import Band
 __all__ = ["attend_band", "frame_tables", "instant_times", "observation_band", "present", "used_keys"]
 
 
-def observation_band(config: ModelConfig, tokens: int) -> Band | None:
-    """Returns who sees whom in an observation of so many tokens; None where it is one instant."""
-    instants = tokens // config.tokens_per_frame
+def observation_band(config: ModelConfig, instants: int) -> Band | None:
+    """Returns who sees whom in an observation of so many instants; None where it is one."""
     return None if instants == 1 else Band(instants, config.n_obs_steps, config.obs_attention == "causal")
 
 
-def attend_band(q: Float[Tensor, "*B h N d"], kv: KeysValues, band: Band | None) -> Float[Tensor, "*B h N d"]:
-    """Attention among the instants of an observation."""
+def attend_band(
+    q: Float[Tensor, "*B h N d"], kv: KeysValues, band: Band | None, size: int
+) -> Float[Tensor, "*B h N d"]:
+    """Attention among the instants of an observation, of ``size`` tokens each."""
     if band is None or not band.causal:
         return attend(q, *kv)
-    size = q.shape[-2] // band.instants
     parts = []
     for instant in range(band.instants):
         seen = band.visible(instant)
@@ -37,12 +38,11 @@ def attend_band(q: Float[Tensor, "*B h N d"], kv: KeysValues, band: Band | None)
     return torch.cat(parts, dim=-2)
 
 
-def used_keys(kv: KeysValues, band: Band | None) -> KeysValues:
+def used_keys(kv: KeysValues, band: Band | None, size: int) -> KeysValues:
     """Leaves out the keys of the instants that nothing is predicted from: those that only lead up to the others."""
     if band is None or len(band.used) == band.instants:
         return kv
-    unused = band.used.start * (kv.keys.shape[-2] // band.instants)
-    return KeysValues(*(part[..., unused:, :] for part in kv))
+    return KeysValues(*(part[..., band.used.start * size :, :] for part in kv))
 
 
 def instant_times(config: ModelConfig, instants: int) -> Float[Tensor, " T"]:

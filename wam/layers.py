@@ -31,6 +31,7 @@ class Stream(NamedTuple):
     x: Tensor  # (B, N, D)
     modulation: ExpertModulation
     rope: rope.Rope
+    instants: int = 1  # whose tokens these are: several only in an observation that looks back
 
 
 class Run(NamedTuple):
@@ -63,7 +64,7 @@ def run_layers(
         past: Keys and values of instants before the observation, which its tokens see.
     """
     live = groups.get(Group.FRAME)
-    band = None if live is None else observation_band(config, live.x.shape[-2])
+    band = None if live is None else observation_band(config, live.instants)
     hidden = {group: stream.x for group, stream in groups.items()}
     kept: dict[Group, list[KeysValues]] = {group: [] for group in groups}
     last = config.num_layers - 1
@@ -81,10 +82,11 @@ def run_layers(
         if past:
             (kv[Group.FRAME],) = append_layers((past[layer],), (kv[Group.FRAME],))
         for group in queries:
-            attended = _attend(question, group, queries[group], kv, band)
+            attended = _attend(question, group, queries[group], kv, band, config.tokens_per_frame)
             text, image = _text(group, cross)[layer], _image(config, group, layer, cross)
             modulation = groups[group].modulation.blocks[layer]
-            hidden[group] = blocks[group].merge(hidden[group], attended, modulation, text, image)
+            instants = groups[group].instants
+            hidden[group] = blocks[group].merge(hidden[group], attended, modulation, text, image, instants)
     out = {
         group: experts[_EXPERT[group]].head(hidden[group], stream.modulation.head)
         for group, stream in groups.items()
@@ -94,13 +96,13 @@ def run_layers(
 
 
 def _attend(
-    question: Question | str, group: Group, q: Tensor, kv: Mapping[Group, KeysValues], band: Band | None
+    question: Question | str, group: Group, q: Tensor, kv: Mapping[Group, KeysValues], band: Band | None, size: int
 ) -> Tensor:
     """Self-attention of one group; ``band`` says which instants see which, where a live observation has several."""
     if group is Group.FRAME:
-        return attend_band(q, kv[group], band)
+        return attend_band(q, kv[group], band, size)
     if band is not None:
-        kv = {**kv, Group.FRAME: used_keys(kv[Group.FRAME], band)}
+        kv = {**kv, Group.FRAME: used_keys(kv[Group.FRAME], band, size)}
     return attend(q, *_gather(kv, visible(question, group)))
 
 

@@ -113,8 +113,8 @@ class WorldActionModel(nn.Module):
         modulation: ExpertModulation | None = None,
     ) -> ContextCache:
         """As ``encode_context``, from video tokens and what ``observation_kv`` and ``clean_modulation`` returned."""
-        band = observation_band(self.config, tokens.shape[-2])
-        frame = tuple(used_keys(kv, band) for kv in self.frame_kv(tokens, cross, modulation))
+        band, size = observation_band(self.config, self.config.n_instants), self.config.tokens_per_frame
+        frame = tuple(used_keys(kv, band, size) for kv in self.frame_kv(tokens, cross, modulation))
         return ContextCache(frame, cross["action"], cross.get("image", ()) if self.config.action_register else ())
 
     def frame_kv(
@@ -123,18 +123,20 @@ class WorldActionModel(nn.Module):
         cross: Mapping[str, LayersKV],
         modulation: ExpertModulation | None = None,
         past: LayersKV = (),
+        instants: int | None = None,
     ) -> LayersKV:
         """Keys and values of an observation's own tokens.
 
         Args:
-            tokens: Its video tokens, of one instant or more.
+            tokens: Its video tokens.
             cross: What ``cross_kv`` returned for one instant, or ``observation_kv`` for all.
             modulation: What ``clean_modulation`` returned; None computes it.
             past: Keys and values of earlier instants that these tokens see, turned to their places before them.
+            instants: How many instants the tokens are of; None is ``config.n_instants``.
         """
         if modulation is None:
             modulation = self.clean_modulation(tokens.new_zeros(tokens.shape[:-2]))
-        groups = {Group.FRAME: self._enter_frame(tokens, modulation)}
+        groups = {Group.FRAME: self._enter_frame(tokens, modulation, instants)}
         return self._run(groups, {}, cross, Question.POLICY, silent=groups, past=past).kv[Group.FRAME]
 
     def clean_modulation(self, clean: Float[Tensor, " B"]) -> ExpertModulation:
@@ -217,7 +219,7 @@ class WorldActionModel(nn.Module):
         if self.config.n_instants == 1:
             return self.cross_kv(proprio, prompt, image)
         own = self.experts["video"].text_kv(self.proprio_in(proprio)[..., None, :])  # (B, T, h, 1, d) per layer
-        instants = proprio.shape[-2]
+        instants = self.config.n_instants
         words = map_layers(lambda kv: kv.unsqueeze(-4).expand(*kv.shape[:-3], instants, *kv.shape[-3:]), prompt.video)
         return {**self.cross_kv(proprio[..., -1, :], prompt, image), "frame": append_layers(words, own)}
 
@@ -303,24 +305,17 @@ class WorldActionModel(nn.Module):
         cached, cross = {Group.FRAME: context.frame}, {"action": context.cross, "image": context.image}
         return self._run(groups, cached, cross, Question.POLICY).out[Group.ACTION]
 
-    def _enter_frame(self, tokens: Tensor, modulation: ExpertModulation) -> Stream:
+    def _enter_frame(self, tokens: Tensor, modulation: ExpertModulation, instants: int | None = None) -> Stream:
         if self.config.condition_channels:
             tokens = with_condition(tokens, frame_condition(tokens, self.config), self.config)
-        instants = tokens.shape[-2] // self.config.tokens_per_frame
-        positions = self.video_positions if instants == 1 else self.video_positions.repeat(instants, 1)
-        return self._enter("video", tokens, modulation, positions, self._frame_rope(instants))
-
-    def _frame_rope(self, instants: int) -> rope.Rope:
-        """Of so many instants up to the present; the tables hold those of the model's own observations."""
-        more = self.config.n_instants - instants
-        if more == 0:
-            return self._rope("now")
-        if more > 0:
-            cos, sin, turn = self._rope("now")
-            skipped = more * self.config.tokens_per_frame
-            return rope.Rope(cos[skipped:], sin[skipped:], turn)
-        held = self._rope("now")
-        return rope.Rope(*(part.to(held.cos) for part in frame_tables(self.config, instants)))
+        count = self.config.n_instants if instants is None else instants
+        positions = self.video_positions if count == 1 else self.video_positions.repeat(count, 1)
+        cos, sin, turn = self._rope("now")
+        if count < self.config.n_instants:  # the newest, up to the present
+            earlier = (self.config.n_instants - count) * self.config.tokens_per_frame
+            cos, sin = cos[earlier:], sin[earlier:]
+        entered = self._enter("video", tokens, modulation, positions, rope.Rope(cos, sin, turn))
+        return entered._replace(instants=count)
 
     def _enter_noisy(self, video: NoisyVideo | None, actions: tuple[Tensor, Tensor] | None) -> dict[Group, Stream]:
         groups = {}

@@ -78,7 +78,7 @@ def see_instant(
     window = model.config.n_obs_steps
     before = cache.instants[max(0, len(cache.instants) + 1 - window) :]
     past = _turned_back(model, before)
-    own = model.frame_kv(tokens, cross, modulation, past)
+    own = model.frame_kv(tokens, cross, modulation, past, instants=1)
     frame = append_layers(past, own) if past else own
     image = cross.get("image", ()) if model.config.action_register else ()
     return Seen(RollingCache((*before, own)), ContextCache(frame, cross["action"], image))

@@ -1,6 +1,8 @@
 """Checkpoints with random weights: as large and as fast as trained ones, for measuring speed and for tests."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +16,9 @@ from wam.transforms import Transforms
 __all__ = ["limit_transforms", "save_untrained_checkpoint"]
 
 
-def save_untrained_checkpoint(run: Path, robot: RobotSpec, *, preset_name: str = "tiny", seed: int = 0) -> Checkpoint:
+def save_untrained_checkpoint(
+    run: Path, robot: RobotSpec, *, preset_name: str = "tiny", seed: int = 0, **changes: Any
+) -> Checkpoint:
     """Writes and loads a checkpoint whose weights were never trained.
 
     Args:
@@ -22,11 +26,12 @@ def save_untrained_checkpoint(run: Path, robot: RobotSpec, *, preset_name: str =
         robot: Robot it is for; actions are normalised with its limits, so chunks stay inside them.
         preset_name: Model preset.
         seed: Seed of the weights; torch's own generator is left as it was.
+        changes: Options of ``ModelConfig`` that differ from the preset's.
 
     Returns:
         The checkpoint, as ``load_checkpoint`` gives it.
     """
-    config = preset(preset_name, robot)
+    config = dataclasses.replace(preset(preset_name, robot), **changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WorldActionModel(config)

@@ -33,7 +33,9 @@ SIM = [
     "pillow>=10.0",
     "scipy>=1.14",
 ]
+# accelerate shares a training over GPUs and runs it in bfloat16 there (wam/processes.py).
 TRAIN = [
+    "accelerate>=1.10,<2",
     "jaxtyping>=0.3",
     "lerobot[dataset]==0.6.1",
     "mcap>=1.6",

@@ -57,6 +57,7 @@ VERBS: Mapping[str, Verb] = {
 # Importable name -> extra of setup.py that brings it. A robot computer has none of these, so their absence is no bug.
 OPTIONAL_LIBRARIES: Mapping[str, str] = {
     "PIL": "sim",
+    "accelerate": "train",
     "av": "sim",
     "diffusers": "wan",
     "gymnasium": "sim",

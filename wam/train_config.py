@@ -16,6 +16,8 @@ from wam.transforms import ACTION_SPACES
 
 __all__ = ["TrainConfig"]
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -37,7 +39,7 @@ class TrainConfig:
     )
     freeze_video: bool = False  # keep the video expert as it is: only the action expert and what it reads are trained
     steps: int = 1500  # optimiser steps
-    batch_size: int = 32  # observations per step
+    batch_size: int = 32  # observations per step, of all processes together
     learning_rate: float = 3e-3  # peak of the cosine schedule; 1e-3 was clearly worse on this size
     warmup_steps: int = 50  # steps of linear warm-up
     weight_decay: float = 0.01  # AdamW
@@ -61,6 +63,8 @@ class TrainConfig:
     validation_share: float = 0.05  # share of the episodes that is never trained on
     validate_every: int = 250  # steps between validations
     save_every: int = 250  # steps between checkpoints
+    accumulate: int = 1  # parts of a batch that each process works through before a step: less memory, as many sums
+    precision: str = "auto"  # of the forward pass: float32, bfloat16 (mixed), or auto: bfloat16 on GPUs that have it
     seed: int = 0  # of weights, batches and noise
     device: str = "auto"  # cpu, cuda, or auto: cuda where there is one
     threads: int = 0  # CPU threads; 0: two, or fewer if torch has fewer: on tiny even the second gains only a tenth
@@ -73,7 +77,7 @@ class TrainConfig:
                 f"shares are {', '.join(f'{share:g}' for share in self.shares)} for {len(self.dataset)} dataset(s): "
                 "give one positive number per dataset, in the same order, or none."
             )
-        for name in ("steps", "batch_size", "validate_every", "save_every"):
+        for name in ("steps", "batch_size", "accumulate", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
         if self.stage not in STAGES:
@@ -98,6 +102,8 @@ class TrainConfig:
                 f"stage '{self.stage}' keeps how far its checkpoint looks back: leave out --n-obs-steps, --obs-stride, "
                 "--obs-attention and --obs-lead, or change them in stage full."
             )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(unknown_name("precision", self.precision, PRECISIONS))
         if self.action_space not in ACTION_SPACES:
             raise ConfigError(unknown_name("action space", self.action_space, ACTION_SPACES))
         if self.normalisation not in MODES:

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 SUBCOMMANDS = {  # wam bench NAME -> its module
     "fastwam": "sim.bench_fastwam",
     "geometry": "sim.bench_geometry",
+    "history": "sim.bench_history",
     "guard": "sim.bench_guard",
     "seams": "sim.bench_seams",
     "tokenizers": "sim.bench_tokenizers",

@@ -9,8 +9,8 @@ import dataclasses
 import pytest
 import torch
 
-from wam.batches import Batch
-from wam.config import ModelConfig, preset
+from tests.random_batches import random_batch
+from wam.config import preset
 from wam.losses import LossConfig, training_losses
 from wam.model import WorldActionModel
 from wam.robot import load_robot
@@ -40,26 +40,14 @@ def first_losses(name: str) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     values = []
     for step in range(STEPS):
-        loss = training_losses(model, batch(model.config), LossConfig(), torch.Generator().manual_seed(step))["loss"]
+        loss = training_losses(model, random_batch(model.config), LossConfig(), torch.Generator().manual_seed(step))[
+            "loss"
+        ]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         values.append(float(loss.detach()))
     return values
-
-
-def batch(config: ModelConfig, size: int = 4) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    shape = (size, config.n_cameras, *config.image_size_px, 3)
-    return Batch(
-        images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        future_images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)[:, None],
-        future_is_pad=torch.zeros(size, 1, dtype=torch.bool),
-        proprio=torch.randn(size, config.action_dim, generator=generator),
-        actions=torch.randn(size, config.chunk_length, config.action_dim, generator=generator),
-        action_is_pad=torch.zeros(size, config.chunk_length, dtype=torch.bool),
-        token_ids=torch.ones(size, config.prompt_length, dtype=torch.int64),
-    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from tests.random_batches import random_batch
 from wam.batches import Batch
 from wam.config import preset
 from wam.losses import LossConfig, masked_mean, training_losses
@@ -18,20 +19,6 @@ def model() -> WorldActionModel:
     return WorldActionModel(preset("micro", load_robot("sim6")))
 
 
-def batch(model: WorldActionModel, size: int = 4) -> Batch:
-    config, generator = model.config, torch.Generator().manual_seed(0)
-    shape = (size, config.n_cameras, *config.image_size_px, 3)
-    return Batch(
-        images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-        future_images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)[:, None],
-        future_is_pad=torch.zeros(size, 1, dtype=torch.bool),
-        proprio=torch.randn(size, config.action_dim, generator=generator),
-        actions=torch.randn(size, config.chunk_length, config.action_dim, generator=generator),
-        action_is_pad=torch.zeros(size, config.chunk_length, dtype=torch.bool),
-        token_ids=torch.ones(size, config.prompt_length, dtype=torch.int64),
-    )
-
-
 def losses(model: WorldActionModel, data: Batch, **changes) -> dict[str, torch.Tensor]:
     return training_losses(model, data, LossConfig(**changes), torch.Generator().manual_seed(5))
 
@@ -43,7 +30,7 @@ def test_masked_mean_ignores_what_is_masked():
 
 
 def test_padded_actions_do_not_count(model: WorldActionModel, monkeypatch):
-    data = batch(model)
+    data = random_batch(model.config)
     data.action_is_pad[:, 8:] = True
     wrong_where_padded = data.actions.clone()
     wrong_where_padded[:, 8:] += 10.0
@@ -54,12 +41,12 @@ def test_padded_actions_do_not_count(model: WorldActionModel, monkeypatch):
 
 
 def test_padded_future_gives_no_video_loss(model: WorldActionModel):
-    data = dataclasses.replace(batch(model), future_is_pad=torch.ones(4, 1, dtype=torch.bool))
+    data = dataclasses.replace(random_batch(model.config), future_is_pad=torch.ones(4, 1, dtype=torch.bool))
     assert float(losses(model, data)["video"].detach()) == 0.0
 
 
 def test_video_loss_can_be_switched_off(model: WorldActionModel):
-    off = losses(model, batch(model), video_weight=0.0)
+    off = losses(model, random_batch(model.config), video_weight=0.0)
     assert float(off["video"]) == 0.0
     off["loss"].backward()
     assert model.experts["video"].head.linear.weight.grad is None  # the pass was skipped, not weighted by zero
@@ -67,30 +54,30 @@ def test_video_loss_can_be_switched_off(model: WorldActionModel):
 
 
 def test_total_is_the_weighted_sum(model: WorldActionModel):
-    found = losses(model, batch(model), video_weight=0.25)
+    found = losses(model, random_batch(model.config), video_weight=0.25)
     assert torch.isclose(found["loss"], found["action"] + 0.25 * found["video"])
 
 
 def test_same_generator_state_gives_the_same_loss(model: WorldActionModel):
-    data = batch(model)
+    data = random_batch(model.config)
     assert torch.equal(losses(model, data)["loss"], losses(model, data)["loss"])
 
 
 def test_every_parameter_learns(model: WorldActionModel):
-    losses(model, batch(model))["loss"].backward()
+    losses(model, random_batch(model.config))["loss"].backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 
 
 def test_a_model_that_knows_the_clean_chunk_has_no_action_loss(model: WorldActionModel, monkeypatch):
-    data = batch(model)
+    data = random_batch(model.config)
     monkeypatch.setattr(model, "predict_actions", lambda noisy, sigma, context: data.actions.repeat(2, 1, 1))
     assert float(losses(model, data, video_weight=0.0)["action"]) == 0.0
 
 
 def test_loss_at_a_fixed_seed_is_golden(model: WorldActionModel):
     """Refactors must not move numerics; regenerate with: pytest tests/test_losses.py -k golden and read the message."""
-    found = losses(model, batch(model))
+    found = losses(model, random_batch(model.config))
     assert float(found["action"].detach()) == pytest.approx(GOLDEN["action"], rel=1e-4)
     assert float(found["video"].detach()) == pytest.approx(GOLDEN["video"], rel=1e-4)
 

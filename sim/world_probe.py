@@ -25,7 +25,7 @@ __all__ = ["LabelledFrames", "ProgressProbe", "latents", "replay_frames"]
 HELD_OUT = 0.2  # share of the episodes that choose width and ridge
 WIDTHS = (0.1, 0.3, 1.0)  # squared length scale of the kernel, in median squared distances
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-MOST_FRAMES = 2500  # frames the probe is fitted to: its cost grows with their third power
+MOST_FRAMES = 2000  # frames the probe is fitted to: its cost grows with their third power
 BATCH = 256
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -29,8 +30,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save_untrained_checkpoint(tmp_path_factory.mktemp("world") / "run", load_robot("sim6"), preset_name="micro")
 
 
-@pytest.fixture
-def env(checkpoint: Checkpoint, reach_dataset: Path):
+@pytest.fixture(scope="module")
+def env(checkpoint: Checkpoint, reach_dataset: Path) -> Iterator[gymnasium.Env]:
     made = gymnasium.make(ENV_ID, checkpoint=checkpoint, dataset=reach_dataset, horizon=2, sampling=FEW)
     yield made
     made.close()
@@ -42,7 +43,7 @@ def test_gymnasium_s_own_checks_pass(checkpoint: Checkpoint, reach_dataset: Path
     env.close()
 
 
-def test_an_episode_starts_real_goes_on_imagined_and_is_truncated(env, checkpoint: Checkpoint):
+def test_an_episode_starts_real_goes_on_imagined_and_is_truncated(env: gymnasium.Env, checkpoint: Checkpoint):
     first, info = env.reset(seed=4)
     assert info["imagined"] is False
     assert info[TASK].startswith("reach the ")
@@ -57,7 +58,7 @@ def test_an_episode_starts_real_goes_on_imagined_and_is_truncated(env, checkpoin
     assert env.render().shape == (32, 64, 3)
 
 
-def test_the_seed_decides_the_start_and_what_is_imagined(env):
+def test_the_seed_decides_the_start_and_what_is_imagined(env: gymnasium.Env):
     chunk = np.tile((env.action_space.low[0] + env.action_space.high[0]) / 2, (16, 1)).astype(np.float32)
 
     def episode(seed: int) -> list[np.ndarray]:
@@ -92,6 +93,7 @@ def test_mujoco_scenes_give_starts_too(checkpoint: Checkpoint):
     env.close()
 
 
+@pytest.mark.slow
 def test_starting_from_a_dataset_needs_no_mujoco(checkpoint: Checkpoint, reach_dataset: Path):
     script = (
         "import sys; sys.modules['mujoco'] = None\n"
@@ -141,16 +143,18 @@ def test_a_servo_that_lags_has_not_reached_its_command(checkpoint: Checkpoint):
         ForwardDynamics(checkpoint, FEW, servo_lag_s=1.0)
 
 
-def test_impossible_requests(checkpoint: Checkpoint, reach_dataset: Path):
+def test_impossible_requests(checkpoint: Checkpoint):
     with pytest.raises(ConfigError, match="either dataset, recorded frames to start from, or task"):
         ImaginedEnv(checkpoint)
     with pytest.raises(ConfigError, match="horizon is 0"):
         ImaginedEnv(checkpoint, task="reach", horizon=0)
     with pytest.raises(ConfigError, match="render_mode is 'human'"):
         ImaginedEnv(checkpoint, task="reach", render_mode="human")
-    env = ImaginedEnv(checkpoint, dataset=reach_dataset, sampling=FEW)
+    env = ImaginedEnv(checkpoint, task="reach", sampling=FEW)
     with pytest.raises(ConfigError, match="step before reset"):
         env.step(env.action_space.sample())
+    with pytest.raises(ConfigError, match="render before reset"):
+        env.render()
     env.reset(seed=0)
     with pytest.raises(ValueContractError, match=r"chunks are \(1, 3, 7\) but the model takes \(1, 16, 7\)"):
         env.step(env.action_space.sample()[:3])

@@ -28,7 +28,7 @@ __all__ = ["IntrinsicsConfig", "calibrate_source", "main"]
 class IntrinsicsConfig:
     """What to calibrate."""
 
-    source: str  # folder of pictures, or a live camera: its number, device or stream address
+    source: str  # folder of pictures, a film, or a live camera: its number, device or stream address
     board: str = DEFAULT_BOARD  # the board in the pictures, as `wam calibrate board` prints it
     model: str = "pinhole"  # kind of lens: pinhole, rational (wide, strong distortion) or fisheye (over 120 degrees)
     robot: str = ""  # robot name or file that gets the result; none: only the files in --out are written

@@ -98,13 +98,14 @@ class ForwardKinematics:
         self._data.qpos[self._qpos] = row
         self._mujoco.mj_kinematics(self._model, self._data)
         data = self._data
-        base = self._frame(data.xpos[self._base], data.xmat[self._base])
         tool = (
             self._frame(data.site_xpos[self._tool], data.site_xmat[self._tool])
             if self._is_site
             else self._frame(data.xpos[self._tool], data.xmat[self._tool])
         )
-        return np.linalg.inv(base) @ tool
+        if not self._base:  # the world's own frame
+            return tool
+        return np.linalg.inv(self._frame(data.xpos[self._base], data.xmat[self._base])) @ tool
 
     @staticmethod
     def _frame(position: np.ndarray, rotation: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""Where pictures come from: a folder, one file, or a live camera by number, device or address."""
+"""Where pictures come from: a folder, one file, a live camera by number, device or address, or a film of one."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 from calibration.capture import load_picture
 from calibration.errors import CalibrationError
 
-__all__ = ["Camera", "fresh_picture", "is_live"]
+__all__ = ["FILMS", "Camera", "fresh_picture", "is_film", "is_live"]
 
+FILMS = (".mp4", ".mkv", ".avi", ".mov", ".webm")
 _SETTLE_FRAMES = 10  # exposure and white balance need some pictures to settle
+_USUAL_RATE_HZ = 30.0  # of a film that does not say its own
 
 
 class Camera:
@@ -23,7 +26,7 @@ class Camera:
         """Opens the camera.
 
         Args:
-            source: Its number ("0"), device file, or stream address.
+            source: Its number ("0"), device file, or stream address; or a film.
             size_px: Width and height to ask for; the driver's choice when None.
             device: Stands in for ``cv2.VideoCapture`` in tests.
 
@@ -33,6 +36,8 @@ class Camera:
         self._source = source
         self._device = device or cv2.VideoCapture(int(source) if source.isdigit() else source)
         if not self._device.isOpened():
+            if is_film(source):
+                raise CalibrationError(f"film {source} does not open: check its path, and that it plays elsewhere.")
             raise CalibrationError(
                 f"camera '{source}' does not open: check its number (ls /dev/video*), that no other program uses it, "
                 "and your rights (groups: video)."
@@ -66,15 +71,27 @@ class Camera:
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
     def frames(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Endless pictures with the time they were read at [s], steady clock."""
-        while True:
-            image = self.read()
-            yield time.monotonic(), image
+        """Pictures and when they were read [s], steady clock; endless, but for a film, which has its own time."""
+        if not is_film(self._source):
+            while True:
+                image = self.read()
+                yield time.monotonic(), image
+        rate = self._device.get(cv2.CAP_PROP_FPS) or _USUAL_RATE_HZ
+        for index in itertools.count():
+            good, frame = self._device.read()
+            if not good or frame is None:
+                return
+            yield index / rate, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def is_film(source: str) -> bool:
+    """Whether a source is a recorded film."""
+    return Path(source).suffix.lower() in FILMS
 
 
 def is_live(source: str) -> bool:
-    """Whether a source is a camera rather than files."""
-    return source.isdigit() or source.startswith("/dev/") or "://" in source
+    """Whether a source is a camera, or a film of one, rather than pictures."""
+    return source.isdigit() or source.startswith("/dev/") or "://" in source or is_film(source)
 
 
 def fresh_picture(source: str, *, device: Any = None) -> np.ndarray:

@@ -164,6 +164,20 @@ def test_a_live_camera_gives_rgb_and_says_what_is_wrong() -> None:
         fresh_picture("0", device=Device(None))
 
 
+def test_a_film_ends_and_has_its_own_time(tmp_path: Path) -> None:
+    path = tmp_path / "board.avi"
+    film = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for level in (40, 120, 200):
+        film.write(np.full((48, 64, 3), level, np.uint8))
+    film.release()
+    with Camera(str(path)) as camera:
+        frames = list(camera.frames())
+    assert [round(stamp, 6) for stamp, _ in frames] == [0.0, 0.1, 0.2]
+    assert [float(image.mean()) for _, image in frames] == pytest.approx([40, 120, 200], abs=6)
+    with pytest.raises(CalibrationError, match=r"film .*none.mp4 does not open: check its path"):
+        Camera(str(tmp_path / "none.mp4"))
+
+
 def test_live_capture_keeps_still_sharp_and_different_pictures(tmp_path: Path) -> None:
     from calibration.boards import parse_board
     from calibration.rigid import exp
@@ -231,9 +245,10 @@ def test_the_node_stores_what_is_on_the_graph(tmp_path: Path) -> None:
             # The node has had no more than was published: beyond that number a picture is newer than the last capture
             before = max(10, published)
             graph.until(lambda before=before: received(before), "the node receives pictures and joint states")
-            stored = graph.call("calibration/capture")
-            assert stored.success, stored.message
-            assert f"{count} samples" in stored.message
+            *refusals, stored = graph.insist("calibration/capture")
+            # A machine that does not run one of the two processes for a moment makes pictures and joints old
+            assert all("old" in refusal or "joint states came" in refusal for refusal in refusals)
+            assert f"{count} samples" in stored
     capture = read_capture(folder, kind="poses", robot="sim6", camera="front")
     np.testing.assert_allclose(capture.positions(ROBOT), [np.arange(6) / 10] * 2)
     assert (cv2.imread(str(folder / "0000.png"))[..., ::-1] == picture(77)).all()
@@ -244,10 +259,10 @@ def test_the_node_stores_what_is_on_the_graph(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_wrong_camera_is_one_clear_error(tmp_path: Path) -> None:
     pytest.importorskip("rclpy")
-    from tests.ros_graph import Graph
+    from tests.ros_graph import PATIENCE, Graph
 
     with Graph(tmp_path) as graph:
         process = graph.start("calibration", "robot:=sim6", "camera:=frnt", f"folder:={tmp_path / 'x'}")
-        assert process.popen.wait(timeout=60) == 2
+        assert process.popen.wait(timeout=PATIENCE) == 2
         assert "did you mean 'front'" in process.output()
         assert "Traceback" not in process.output()

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.video import write_mp4
+from wam.batches import instants_of
 from wam.checkpoint import Checkpoint, load_checkpoint
 from wam.dataset import Episodes, load_episodes
 from wam.errors import ConfigError, unknown_name
@@ -70,6 +71,11 @@ def run_view(config: ViewConfig) -> dict[str, Any]:
         WamError: Checkpoint or dataset cannot be used.
     """
     checkpoint = load_checkpoint(config.checkpoint)
+    if checkpoint.config.n_instants > 1 and config.horizons > 1:
+        raise ConfigError(
+            f"this model looks back on {checkpoint.config.n_instants} instants, which are closer than the frames it "
+            "imagines: further horizons would have to invent those between. Give --horizons 1."
+        )
     height, width = checkpoint.config.image_size_px
     cache = config.out / "cache" / f"frames_{height}x{width}.u8"
     episodes = load_episodes(config.dataset, checkpoint.robot, checkpoint.config.image_size_px, cache=cache)
@@ -135,7 +141,11 @@ class _Viewer:
 
     def imagine(self, starts: np.ndarray) -> np.ndarray:
         """(S, P, K, height, width, 3) imagined frames, each horizon from the one before."""
-        images, proprio = np.asarray(self._episodes.frames[starts]), self._episodes.proprio[starts]
+        seen = starts
+        if self._checkpoint.config.n_instants > 1:
+            seen = instants_of(self._episodes, starts, self._checkpoint.config)  # (S, I): an axis of instants in front
+        images, proprio = np.asarray(self._episodes.frames[seen.ravel()]), self._episodes.proprio[seen]
+        images = images.reshape(*seen.shape, *images.shape[1:])
         found = []
         for index in range(self._config.horizons):
             step = index * self._checkpoint.config.future_offset
@@ -166,6 +176,7 @@ class _Viewer:
         self, images: np.ndarray, proprio: np.ndarray, chunk: np.ndarray, starts: np.ndarray, *, seed: int
     ) -> np.ndarray:
         words = self._prompts[self._episodes.task_index[starts]]
+        anchor = proprio[:, -1] if proprio.ndim == 3 else proprio  # (S, P) of the present
         with torch.no_grad():
             future = imagine_future(
                 self._model,
@@ -173,7 +184,7 @@ class _Viewer:
                 torch.from_numpy(self._transforms.normalise_proprio(proprio)),
                 self._prompt(words),
                 self._config.sampling,
-                actions=torch.from_numpy(self._transforms.encode_actions(chunk, proprio)) if self._told else None,
+                actions=torch.from_numpy(self._transforms.encode_actions(chunk, anchor)) if self._told else None,
                 empty_prompt=self._prompt(np.zeros_like(words)),
                 seed=seed,
             )

@@ -40,7 +40,7 @@ def write_effect_report(results: Mapping[str, Any], robots: Sequence[Path]) -> N
     settings, rows = results["settings"], results["rows"]
     error = results["hand_eye_error"]
     pictures = _pictures(settings["task"], settings["camera"], robots)
-    said = [[row["name"], str(step + 1), text] for row in rows for step, text in enumerate(row["check"])]
+    said = [[text, row["name"], str(step + 1)] for row in rows for step, text in enumerate(row["check"])]
     source = [[name, str(results[name])] for name in ("git_commit", "backend", "device")]
     sections = [
         Section(
@@ -63,7 +63,7 @@ def write_effect_report(results: Mapping[str, Any], robots: Sequence[Path]) -> N
             text=["The first test scene; below each picture its difference from the first one, three times as strong."],
             pictures=[(picture, row["name"]) for picture, row in zip(pictures, rows, strict=True)],
         ),
-        Section(title="What the check said", tables=[Table(head=["camera", "round", ""], rows=said)]),
+        Section(title="What the check said", tables=[Table(head=["", "camera", "round"], rows=said)]),
         Section(title="Made by", tables=[Table(head=["", ""], rows=source)]),
     ]
     path = Path(settings["out"]) / "report.html"

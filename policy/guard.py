@@ -228,6 +228,7 @@ class Guard:
             "level": level,
             "engaged": str(self._engaged).lower(),
             "e_stop": str(self._inputs.e_stop_pressed).lower(),
+            "heartbeat": "heard" if self._inputs.heartbeat.heard else "never heard",
             "epoch": str(epoch),
             "sequence": str(sequence),
             "index": str(index),

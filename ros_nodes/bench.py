@@ -23,6 +23,7 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
+from policy.load import BACKENDS
 from ros_nodes.bench_graph import LaunchedGraph, private_graph
 from ros_nodes.bench_listener import Listener
 from ros_nodes.bench_measures import judge
@@ -30,8 +31,9 @@ from ros_nodes.bench_recorder import measure_recorder
 from ros_nodes.bench_report import results_table, timing_plot
 from ros_nodes.bench_timing import timing
 from ros_nodes.distribution import distribution
+from ros_nodes.episode_file import COMPRESSIONS
 from ros_nodes.launch_text import PACKAGE, find_share
-from wam.errors import ConfigError
+from wam.errors import ConfigError, unknown_name
 from wam.manifest import read_manifest
 from wam.robot import load_robot, robot_file
 
@@ -71,6 +73,14 @@ class BenchRosConfig:
                 f"minutes {self.minutes:g} must be above 0, faults {self.faults} not negative, and rate_hz "
                 f"{self.rate_hz:g} in [7, 100]."
             )
+        if self.threads < 0 or self.seed < 0:
+            raise ConfigError(f"threads {self.threads} and seed {self.seed} must not be negative.")
+        for name, value, known in (
+            ("backend", self.backend, ("auto", *BACKENDS)),
+            ("compression", self.compression, COMPRESSIONS),
+        ):
+            if value not in known:
+                raise ConfigError(unknown_name(name, value, known))
 
 
 def run_bench(config: BenchRosConfig) -> dict[str, Any]:
@@ -82,8 +92,7 @@ def run_bench(config: BenchRosConfig) -> dict[str, Any]:
     Raises:
         WamError: Bundle or robot cannot be used, or the graph does not run.
     """
-    if config.bundle is not None:
-        read_manifest(config.bundle).check_robot(load_robot(config.robot))  # before anything starts
+    _check(config)
     config.out.mkdir(parents=True, exist_ok=True)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="wam-bench-ros-") as scratch, private_graph():
@@ -127,6 +136,18 @@ def _write(
     (config.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     timing_plot(results, config.out / "timing.png")
     return results
+
+
+def _check(config: BenchRosConfig) -> None:
+    """Refuses what cannot be measured, before anything starts."""
+    from sim.tasks import get_task  # the arm is simulated, so it is installed
+
+    get_task(config.scene)
+    robot = load_robot(config.robot)
+    if config.recorder:
+        load_robot(config.recorded_robot)
+    if config.bundle is not None:
+        read_manifest(config.bundle).check_robot(robot)
 
 
 def measure_graph(

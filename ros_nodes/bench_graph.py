@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from ros_nodes.distribution import profile_environment
+from ros_nodes.distribution import changed_environment, profile_environment
 from ros_nodes.errors import GraphError
 
 __all__ = ["LaunchedGraph", "private_graph"]
@@ -41,16 +41,8 @@ def private_graph() -> Iterator[None]:
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             **profile_environment(os.environ),
         }
-        before = {name: os.environ.get(name) for name in values}
-        os.environ.update(values)
-        try:
+        with changed_environment(values):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 class LaunchedGraph:

@@ -113,7 +113,7 @@ class Listener:
             self.node.destroy_client(client)
 
     def engage(self) -> None:
-        """Engages the guard as soon as it lets itself be engaged.
+        """Engages the guard as soon as it lets itself be engaged; puts back one that has latched a fault.
 
         Raises:
             GraphError: It did not.
@@ -122,6 +122,8 @@ class Listener:
 
         def engaged() -> bool:
             nonlocal refusal
+            if self.state == "FAULT":
+                self.call("guard/reset")
             success, refusal = self.call("guard/engage")
             return success
 

@@ -5,13 +5,14 @@ import time
 from dataclasses import dataclass
 from typing import Annotated
 
-import rclpy.node
+import rclpy
 import tyro
 from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 
 from ros_nodes.errors import GraphError
-from wam.errors import unknown_name
+from ros_nodes.graph import open_node
+from wam.errors import ConfigError, unknown_name
 
 __all__ = ["SERVICES", "CallConfig", "call", "main"]
 
@@ -29,6 +30,10 @@ class CallConfig:
     namespace: str = ""  # of the graph, when it was started in one
     timeout_s: float = 5.0  # how long to look for the service and wait for its answer [s]
 
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0:
+            raise ConfigError(f"timeout_s is {self.timeout_s:g} but must be a time above 0.")
+
 
 def call(config: CallConfig) -> tuple[bool, str]:
     """Calls the service and returns its answer.
@@ -41,7 +46,7 @@ def call(config: CallConfig) -> tuple[bool, str]:
     context = rclpy.Context()
     context.init(args=[])
     try:
-        node = rclpy.node.Node("wam_call", context=context, namespace=config.namespace or None)
+        node = open_node("wam_call", context, config.namespace)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         client = node.create_client(Trigger, config.service)

@@ -4,13 +4,15 @@ A sourced installation names itself in ``ROS_DISTRO``; the Python wheels do not,
 (Jazzy) and 3 (Kilted) read their profiles from files of different form, named by different variables.
 """
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from ros_nodes.launch_text import PACKAGE, find_share
 
-__all__ = ["DISTRIBUTIONS", "Distribution", "distribution", "profile_environment"]
+__all__ = ["DISTRIBUTIONS", "Distribution", "changed_environment", "distribution", "profile_environment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +56,18 @@ def profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
     here = distribution(environment)
     ours = find_share(PACKAGE, environment) / "config" / here.profile
     return {here.variable: environment.get(here.variable) or str(ours)}
+
+
+@contextlib.contextmanager
+def changed_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of this process, and puts back what was there before: ROS reads its settings from them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

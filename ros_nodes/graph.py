@@ -2,10 +2,27 @@
 
 from collections.abc import Mapping
 
+from rclpy.context import Context
+from rclpy.exceptions import InvalidNamespaceException
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
-__all__ = ["other_publishers", "qos_mismatches"]
+from ros_nodes.errors import GraphError
+
+__all__ = ["open_node", "other_publishers", "qos_mismatches"]
+
+
+def open_node(name: str, context: Context, namespace: str) -> Node:
+    """Makes a node that only listens and asks.
+
+    Raises:
+        GraphError: There can be no such namespace.
+    """
+    try:
+        return Node(name, context=context, namespace=namespace or None)
+    except InvalidNamespaceException as error:
+        reason = str(error).splitlines()[0].removeprefix("Invalid namespace: ")
+        raise GraphError(f"namespace '{namespace}' cannot be: {reason}. Write one like '/left'.") from error
 
 
 def qos_mismatches(node: Node, asked: Mapping[str, QoSProfile]) -> list[str]:

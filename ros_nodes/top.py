@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import rclpy.node
+import rclpy
 import tyro
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
@@ -22,15 +22,17 @@ from ros_nodes import qos
 from ros_nodes.cdr import header_stamp_ns
 from ros_nodes.diagnostics import values_of
 from ros_nodes.errors import GraphError
+from ros_nodes.graph import open_node
 from ros_nodes.recorded_topics import RecordedTopic, contract_topics, message_type
 from ros_nodes.top_view import LEVELS, GuardView, NodeView, StreamView, TopState, frame
-from wam.errors import RobotSpecError
+from wam.errors import ConfigError, RobotSpecError
 from wam.robot import load_robot
 
 __all__ = ["TopConfig", "main"]
 
 GUARD_TOPIC = "guard/state"
 NOT_SHOWN = ("diagnostics", "guard")  # these have their own places in the view
+SETTLE_S = 2.0  # nodes report every second, and rates are counted over this long [s]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,14 @@ class TopConfig:
     robot: str = ""  # robot name or file; default: the one the nodes say they drive
     namespace: str = ""  # of the graph, when it was started in one
     once: bool = False  # print one frame and leave
-    wait_s: float = 3.0  # how long to listen before there must be something to show [s]
+    wait_s: float = 5.0  # how long to wait for something to show [s]
     refresh_hz: float = 4.0  # frames per second of the display
+
+    def __post_init__(self) -> None:
+        if self.wait_s <= 0 or not 0 < self.refresh_hz <= 60:
+            raise ConfigError(
+                f"wait_s is {self.wait_s:g} and refresh_hz {self.refresh_hz:g}: a time above 0, and above 0 to 60."
+            )
 
 
 class Top:
@@ -52,7 +60,7 @@ class Top:
         self._config = config
         self._context = rclpy.Context()
         self._context.init(args=[])
-        self._node = rclpy.node.Node("wam_top", context=self._context, namespace=config.namespace or None)
+        self._node = open_node("wam_top", self._context, config.namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS)
@@ -74,18 +82,25 @@ class Top:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=min(left, 0.1))
 
-    def check_heard(self) -> None:
-        """Makes sure there is something to show.
+    def wait(self) -> None:
+        """Waits until there is something to show, and then long enough for every node to have spoken.
 
         Raises:
             GraphError: Nothing was heard.
         """
-        if self.state.guard is None and not self.state.nodes:
+        end = time.monotonic() + self._config.wait_s
+        while time.monotonic() < end and not self._heard():
+            self.listen(0.1)
+        self.listen(SETTLE_S if self._heard() else 0.0)
+        if not self._heard():
             raise GraphError(
                 f"nothing was heard for {self._config.wait_s:g} s on ROS domain {self._context.get_domain_id()}: start "
                 "the graph (ros2 launch, or wam up), and use the same ROS_DOMAIN_ID and RMW_IMPLEMENTATION here. In "
                 "another namespace, give --namespace; on another machine, check ROS_AUTOMATIC_DISCOVERY_RANGE."
             )
+
+    def _heard(self) -> bool:
+        return self.state.guard is not None or bool(self.state.nodes)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         now = time.monotonic()
@@ -131,8 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(TopConfig, args=argv, prog="wam top")
     console = Console()
     with Top(config) as top:
-        top.listen(config.wait_s)
-        top.check_heard()
+        top.wait()
         if config.once:
             console.print(_frame(top))
             return 0

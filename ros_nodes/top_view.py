@@ -3,10 +3,12 @@
 Times are monotonic seconds and are passed in. A frame is a snapshot: it can be printed once or redrawn for ever.
 """
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -20,6 +22,7 @@ LEVELS = ("ok", "warn", "error", "stale")
 COLOURS = {"ok": "green", "warn": "yellow", "error": "red", "stale": "red"}
 STATE_COLOURS = {"RUN_POLICY": "green", "RUN_TELEOP": "green", "HOLD": "yellow", "WAIT": "yellow", "FAULT": "bold red"}
 SHOWN = ("latency", "age", "jitter", "refused", "overflowed", "dropped", "recording", "episode", "seconds", "megabytes")
+PERCENTILE = re.compile(r"(\w+)_(p\d+|max)_ms")
 RECORDED = ("image/", "state", "command", "guard")  # streams whose counts the recorder's line shows
 
 
@@ -111,12 +114,12 @@ def _place(values: Mapping[str, str]) -> str:
 
 
 def _streams(state: TopState, now: float) -> RenderableType:
-    table = Table(title="streams", title_justify="left", expand=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), expand=True)
     for name, justify in (
         ("stream", "left"),
         ("topic", "left"),
         ("Hz", "right"),
-        ("silent", "right"),
+        ("last", "right"),
         ("latency", "right"),
     ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -126,13 +129,15 @@ def _streams(state: TopState, now: float) -> RenderableType:
         expected = f" of {stream.expected_hz:g}" if stream.expected_hz else ""
         style = "dim" if age is None else "red" if slow else ""
         latency = "" if stream.latency_s is None else f"{1e3 * stream.latency_s:.1f} ms"
-        silent = "never heard" if age is None else f"{age:.2f} s"
-        table.add_row(role, stream.topic, f"{rate:.1f}{expected}", silent, latency, style=style)
+        silent = "never heard" if age is None else f"{age:.2f} s ago"
+        table.add_row(
+            role, stream.topic, f"{rate:.1f}{expected}" if rate or expected else "", silent, latency, style=style
+        )
     return table
 
 
 def _nodes(state: TopState, now: float) -> RenderableType:
-    table = Table(title="nodes", title_justify="left", expand=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), expand=True)
     for name in ("node", "state", "says"):
         table.add_column(name, overflow="fold")
     if not state.nodes:
@@ -141,12 +146,25 @@ def _nodes(state: TopState, now: float) -> RenderableType:
         age = now - node.when
         level = "stale" if age > SILENT_S else node.level
         silence = f"silent for {age:.1f} s; last: " if age > SILENT_S else ""
-        shown = [f"{key} {value}" for key, value in node.values.items() if value and _is_shown(name, key)]
+        shown = _condensed({key: value for key, value in node.values.items() if value and _is_shown(name, key)})
         text = Text(f"{silence}{node.message}")
         if shown:
             text.append("\n" + "  ".join(shown), style="dim")
         table.add_row(name, Text(level, style=COLOURS[level]), text)
     return table
+
+
+def _condensed(values: Mapping[str, str]) -> list[str]:
+    """Percentiles of one quantity become one entry: "latency p50/p95/p99/max 21.0/33.0/40.1/80.2 ms"."""
+    entries: dict[str, dict[str, str]] = {}  # name -> share of a percentile, or "", -> value
+    for key, value in values.items():
+        found = PERCENTILE.fullmatch(key)
+        name, share = (found[1], found[2]) if found else (key, "")
+        entries.setdefault(name, {})[share] = value
+    return [
+        f"{name} {shares['']}" if "" in shares else f"{name} {'/'.join(shares)} {'/'.join(shares.values())} ms"
+        for name, shares in entries.items()
+    ]
 
 
 def _is_shown(node: str, key: str) -> bool:

@@ -1,6 +1,8 @@
 """Two processes that send and receive camera-sized images, to count what arrives.
 
-``python tests/frames.py receive`` waits for the frames of ``python tests/frames.py send 45`` and prints a JSON object.
+``python tests/frames.py receive`` counts the frames of ``python tests/frames.py send 45 20`` and prints a JSON object.
+A frame follows the one before when that was heard of, at the camera's rate at the soonest, so that a machine which does
+not run one of the processes for a while loses nothing; a frame that is not heard of in so many seconds is lost.
 """
 
 import array
@@ -9,31 +11,35 @@ import sys
 import time
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
-SETTLE_S = 0.5  # after the last frame: what is still on its way
 
 
-def send(count: int) -> None:
-    """Publishes frames at camera rate once somebody listens, then says how many there were."""
+def send(count: int, patience_s: float) -> None:
+    """Publishes frames once somebody listens, then says how many there were."""
     import rclpy
     from rclpy.node import Node
     from sensor_msgs.msg import Image
     from std_msgs.msg import Int32
 
-    from ros_nodes.qos import LATCHED, SENSOR
+    from ros_nodes.qos import LATCHED, SENSOR, VOLATILE
 
     node = Node("sender")
+    heard = {-1}
     frames = node.create_publisher(Image, "frames", SENSOR)
     done = node.create_publisher(Int32, "done", LATCHED)
-    while not (frames.get_subscription_count() and done.get_subscription_count()):
+    node.create_subscription(Int32, "heard", lambda message: heard.add(message.data), VOLATILE)
+    while not (frames.get_subscription_count() and done.get_subscription_count() and node.count_publishers("heard")):
         rclpy.spin_once(node, timeout_sec=0.05)
     pixels = array.array("B", bytes(WIDTH * HEIGHT * 3))
-    due = time.monotonic() + SETTLE_S  # the other side may have to learn of us yet
+    due = time.monotonic() + 0.5  # the other side may have to learn of us yet
     for number in range(count):
         message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH, data=pixels)
         message.header.frame_id = str(number)
         time.sleep(max(0.0, due - time.monotonic()))
         frames.publish(message)
-        due += 1.0 / RATE_HZ
+        sent = time.monotonic()
+        while number not in heard and time.monotonic() < sent + patience_s:
+            rclpy.spin_once(node, timeout_sec=0.02)
+        due = max(due, sent) + 1.0 / RATE_HZ
     done.publish(Int32(data=count))
     while done.get_subscription_count():  # it has heard us when it leaves
         rclpy.spin_once(node, timeout_sec=0.05)
@@ -46,20 +52,21 @@ def receive() -> None:
     from sensor_msgs.msg import Image
     from std_msgs.msg import Int32
 
-    from ros_nodes.qos import LATCHED, SENSOR_RECORDED
+    from ros_nodes.qos import LATCHED, SENSOR_RECORDED, VOLATILE
 
     node = Node("receiver")
     numbers: list[int] = []
     sent: list[int] = []
-    node.create_subscription(
-        Image, "frames", lambda message: numbers.append(int(message.header.frame_id)), SENSOR_RECORDED
-    )
+    heard = node.create_publisher(Int32, "heard", VOLATILE)
+
+    def note(message: Image) -> None:
+        numbers.append(int(message.header.frame_id))
+        heard.publish(Int32(data=numbers[-1]))
+
+    node.create_subscription(Image, "frames", note, SENSOR_RECORDED)
     node.create_subscription(Int32, "done", lambda message: sent.append(message.data), LATCHED)
     while not sent:
         rclpy.spin_once(node, timeout_sec=0.1)
-    end = time.monotonic() + SETTLE_S
-    while (left := end - time.monotonic()) > 0:
-        rclpy.spin_once(node, timeout_sec=left)
     print(json.dumps({"sent": sent[0], "received": len(set(numbers))}))
 
 
@@ -68,7 +75,7 @@ if __name__ == "__main__":
 
     rclpy.init()
     if sys.argv[1] == "send":
-        send(int(sys.argv[2]))
+        send(int(sys.argv[2]), float(sys.argv[3]))
     else:
         receive()
     rclpy.shutdown()

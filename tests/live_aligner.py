@@ -23,16 +23,21 @@ class LiveAligner(Node):
         robot = load_robot(self.declare_parameter("robot", "sim6").value)
         self._out = open(self.declare_parameter("out", "").value, "w", buffering=1)  # noqa: SIM115  # for life
         self._inputs = PolicyInputs(self, robot, "")
+        self._due_ns = 0  # when the tick would have been, had the machine run this process
+        self._period_ns = round(robot.control_dt * 1e9)
         self.create_timer(robot.control_dt, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _tick(self) -> None:
         time_ns = self.get_clock().now().nanoseconds
+        late_ns = max(0, time_ns - self._due_ns) if self._due_ns else 0
+        self._due_ns = time_ns + self._period_ns
         aligned = self._inputs.align(time_ns * 1e-9)
         if aligned.observation is None:
             return
         seen = aligned.observation
         line = {
             "time_ns": time_ns,
+            "late_ns": late_ns,
             "stamps": dict(aligned.stamps),
             "task": seen.task,
             "proprio": seen.proprio.tolist(),

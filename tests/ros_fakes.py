@@ -4,8 +4,10 @@ Both publish from timers of the graph's listening node, so they live only while 
 """
 
 import time
+from pathlib import Path
 
 import numpy as np
+import yaml
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -17,9 +19,27 @@ from policy.wire import command_by_name
 from ros_nodes import messages, qos
 from tests.ros_fake_policy import ROBOT, swinging_chunk
 from tests.ros_graph import Graph
+from tests.ros_guard_watch import lateness
+from wam.robot import load_robot
 
 NAMES = ROBOT.action_names
+STATE_PERIOD = 0.01  # [s]
 HOME = np.array([0.0, 0.289, 1.475, 0.0, 1.378, 0.0, 1.0], dtype=np.float32)
+
+
+def robot_file_with(folder: Path, **safety: float) -> Path:
+    """Robot file of sim6 with other values under ``safety``."""
+    data = load_robot("sim6").to_dict()
+    data["safety"] |= safety
+    folder.mkdir(exist_ok=True)
+    path = folder / "sim6.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in data.items() if value is not None}))
+    return path
+
+
+def patient_robot(folder: Path, **safety: float) -> Path:
+    """The same, with a guard that does not latch while the machine leaves the process of the arm alone for seconds."""
+    return robot_file_with(folder, **({"state_fault_s": 60.0} | safety))
 
 
 class FakeRobot:
@@ -34,6 +54,8 @@ class FakeRobot:
         self.offset = np.zeros_like(HOME)  # what the encoders add to where the arm is
         self.names = list(NAMES)  # in the order they are published; unknown ones are 0
         self.states_on = True
+        self.obeys = True  # goes where it is told
+        self.sent: list[float] = []  # steady times of its joint states [s]
         self.clock_shift = 0.0  # robot time minus system time [s]; only with ``clock`` does anybody notice
         self.camera_delay = dict.fromkeys(ROBOT.camera_names, 0.0)  # stamps this much in the past [s]
         self.camera_on = dict.fromkeys(ROBOT.camera_names, True)
@@ -44,7 +66,7 @@ class FakeRobot:
         self._states = node.create_publisher(JointState, ROBOT.state_topic, qos.STATE_OFFERED)
         self._clock = node.create_publisher(ClockMessage, "/clock", qos.STATE_OFFERED) if clock else None
         node.create_subscription(Float64MultiArray, ROBOT.command_topic, self._on_command, qos.COMMAND)
-        node.create_timer(0.01, self._publish_state, clock=steady)
+        node.create_timer(STATE_PERIOD, self._publish_state, clock=steady)
         if cameras:
             self._images = {c.name: node.create_publisher(Image, c.topic, qos.SENSOR) for c in ROBOT.cameras}
             node.create_timer(1 / 30, self._publish_images, clock=steady)
@@ -53,6 +75,10 @@ class FakeRobot:
         """Robot time [s]."""
         return time.time() + self.clock_shift
 
+    def late(self, since: float) -> float:
+        """How long it was silent beyond its period since a time, because this process was not run [s]."""
+        return lateness([when for when in self.sent if when > since - 0.1], STATE_PERIOD)
+
     def go_home(self) -> None:
         """Puts the arm where the fake policy swings, and mends its encoders."""
         self.positions = HOME.copy()
@@ -60,7 +86,8 @@ class FakeRobot:
         self.names = list(NAMES)
 
     def _on_command(self, message: Float64MultiArray) -> None:
-        self.positions = command_by_name(message, NAMES)
+        if self.obeys:
+            self.positions = command_by_name(message, NAMES)
 
     def _publish_state(self) -> None:
         now = self.now()
@@ -70,6 +97,7 @@ class FakeRobot:
             measured = dict(zip(NAMES, self.positions + self.offset, strict=True))
             values = np.array([measured.get(name, 0.0) for name in self.names])
             self._states.publish(messages.joint_state(self.names, values, messages.to_time(now)))
+            self.sent.append(time.monotonic())
 
     def _publish_images(self) -> None:
         self._frame += 1

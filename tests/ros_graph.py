@@ -1,7 +1,9 @@
 """A private ROS graph for tests: its own domain, real processes, collected messages, nothing left behind.
 
 ``Graph`` starts nodes as separate processes, listens with a node in a private Context and spins it with time-outs.
-What a message says about time is judged by when it arrived here (``time.monotonic``), never by sleeping.
+Tests wait for conditions, with a patience that no working machine exhausts, and never for a time to pass: any process,
+this one included, may not be run for seconds at any moment. How late something was is told by the stamps that nodes
+write themselves.
 """
 
 import contextlib
@@ -17,9 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ros_nodes.distribution import changed_environment
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOMAINS = range(1, 102)  # above 101, discovery ports meet Linux's ephemeral ports
-PATIENCE = 30.0  # [s]; a loaded machine needs seconds to start Python, and a test that waits longer has failed
+PATIENCE = 120.0  # [s]; a loaded machine needs many seconds to start Python with a network in it
+LEAVE_S = 20.0  # a process that was asked to end and has not by then is killed
+# A request to a node that was killed and started again may reach the dead one, whom the graph still lists for twenty
+# seconds. Where asking twice does no harm, it is asked again after this long.
+ASK_AGAIN_S = 6.0
+ASKED_ONCE = ("recorder/stop", "recorder/discard", "arm/next_episode", "calibration/capture")
 
 
 @contextlib.contextmanager
@@ -56,6 +65,7 @@ class Heard:
     """Messages of one topic with the monotonic time each arrived at."""
 
     items: list[tuple[float, Any]] = field(default_factory=list)
+    infos: list[dict[str, int]] = field(default_factory=list)  # publisher's own count and time [ns] of each of them
 
     def __len__(self) -> int:
         return len(self.items)
@@ -101,10 +111,18 @@ class Process:
         """What the process has loaded: the files in its memory map."""
         return Path(f"/proc/{self.popen.pid}/maps").read_text()
 
+    def leave(self) -> None:
+        """Asks it to end, so that the graph forgets it at once, and closes it."""
+        if self.popen.poll() is None:
+            self.send(signal.SIGCONT)  # a stopped process takes no other signal but SIGKILL
+            self.send(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(timeout=LEAVE_S)
+        self.close()
+
     def close(self) -> None:
         """Ends it, whatever state it is in."""
         if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGCONT)  # a stopped process takes no other signal but SIGKILL
             self.popen.kill()
             self.popen.wait()
         self._file.close()
@@ -124,7 +142,7 @@ class Graph:
 
         self.domain = self._stack.enter_context(private_domain())
         self.environment = {**ros_environment(self.domain, self.folder), **self._extra}
-        with _environment(ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", ROS_LOG_DIR=str(self.folder)):
+        with changed_environment({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(self.folder)}):
             self.context = rclpy.Context()
             self.context.init(args=[], domain_id=self.domain)
             self._stack.callback(self.context.try_shutdown)
@@ -149,7 +167,7 @@ class Graph:
     def run(self, name: str, arguments: Sequence[str]) -> Process:
         """Starts a Python process; a second one of the same name replaces the first in ``processes``."""
         if name in self.processes:
-            self.processes[name].close()
+            self.processes[name].leave()
         log = self.folder / f"{name}.log"
         self.processes[name] = Process(name, [sys.executable, *arguments], self.environment, log)
         return self.processes[name]
@@ -157,13 +175,16 @@ class Graph:
     def hear(self, kind: type, topic: str, profile: Any) -> Heard:
         """Collects a topic from now on."""
         heard = Heard()
-        self.node.create_subscription(
-            kind, topic, lambda message: heard.items.append((time.monotonic(), message)), profile
-        )
+
+        def note(message: Any, info: dict[str, int]) -> None:
+            heard.items.append((time.monotonic(), message))
+            heard.infos.append(info)
+
+        self.node.create_subscription(kind, topic, note, profile)
         return heard
 
     def spin(self, seconds: float) -> None:
-        """Handles what arrives for a while."""
+        """Handles what arrives for a while; only for what must *not* happen, and never to let something happen."""
         self._spin_while(lambda: True, seconds)
 
     def until(self, done: Callable[[], Any], what: str, *, patience: float = PATIENCE) -> float:
@@ -183,13 +204,38 @@ class Graph:
         from std_srvs.srv import Trigger
 
         client = self.node.create_client(Trigger, service)
+        futures: list[Any] = []
+        asked = 0.0
+
+        def answered() -> bool:
+            nonlocal asked
+            if client.service_is_ready() and (
+                not futures or (service not in ASKED_ONCE and time.monotonic() > asked + ASK_AGAIN_S)
+            ):
+                futures.append(client.call_async(Trigger.Request()))
+                asked = time.monotonic()
+            return any(future.done() for future in futures)
+
         try:
-            self.until(client.service_is_ready, f"service {service} is there")
-            future = client.call_async(Trigger.Request())
-            self.until(future.done, f"service {service} answers")
-            return future.result()
+            self.until(answered, f"service {service} answers")
+            return next(future.result() for future in futures if future.done())
         finally:
             self.node.destroy_client(client)
+
+    def insist(self, service: str) -> list[str]:
+        """Calls a service until it agrees; returns what it said until then, and last when it did."""
+        answers: list[str] = []
+
+        def agrees() -> bool:
+            answer = self.call(service)
+            answers.append(answer.message)
+            return answer.success or "already" in answer.message  # the answer to the first request got lost
+
+        try:
+            self.until(agrees, f"{service} agrees")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nit said {set(answers)}") from None
+        return answers
 
     def _spin_while(self, go_on: Callable[[], Any], seconds: float) -> bool:
         """Returns whether it ended before the time was over."""
@@ -200,18 +246,3 @@ class Graph:
                 return False
             self._executor.spin_once(timeout_sec=min(left, 0.05))
         return True
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Sets variables of this process for as long as rclpy reads them."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

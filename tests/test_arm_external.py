@@ -17,7 +17,7 @@ from ros_nodes import messages, qos
 from ros_nodes.arm_external import command_groups, driver_units
 from ros_nodes.arm_parameters import ArmParameters
 from ros_nodes.errors import NodeError
-from tests.ros_graph import Graph
+from tests.ros_graph import PATIENCE, Graph
 from wam.errors import ValueContractError
 from wam.robot import load_robot
 
@@ -147,5 +147,5 @@ def test_the_bridge_speaks_trajectories_by_name(tmp_path, repository):
 def test_one_topic_for_both_joint_states_is_refused(tmp_path):
     with Graph(tmp_path) as graph:
         arm = graph.start("arm", "backend:=external", "robot:=so101", "external_command_topic:=/c")
-        assert arm.popen.wait(timeout=60) == 2
+        assert arm.popen.wait(timeout=PATIENCE) == 2
         assert "external_state_topic and the robot's state_topic are both /joint_states" in arm.output()

@@ -122,6 +122,12 @@ def test_a_long_recording_is_read_back_piece_by_piece(tmp_path: Path) -> None:
         (["--rate-hz", "5"], "rate_hz 5 in [7, 100]"),
         (["--faults", "-1"], "faults -1 not negative"),
         (["--bundle", "/no/such/bundle"], "/no/such/bundle"),
+        (["--threads", "-1"], "threads -1 and seed 0 must not be negative"),
+        (["--backend", "onx"], "unknown backend 'onx' (did you mean 'onnx'?)"),
+        (["--compression", "zst"], "unknown compression 'zst' (did you mean 'zstd'?)"),
+        (["--scene", "lft"], "did you mean 'lift'?"),
+        (["--robot", "sim7"], "did you mean 'sim6'?"),
+        (["--recorded-robot", "so100"], "did you mean 'so101'?"),
     ],
 )
 def test_bad_arguments_are_one_message(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:

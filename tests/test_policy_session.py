@@ -15,7 +15,7 @@ from wam.spec import ActionChunk, Observation
 ROBOT = load_robot("sim6")
 PATIENT = dataclasses.replace(ROBOT, safety=dataclasses.replace(ROBOT.safety, chunk_age_s=9.0))
 H, WIDTH, DT = 8, ROBOT.action_dim, ROBOT.control_dt
-LIMIT_S = 20.0  # a test that waits this long has failed
+LIMIT_S = 120.0  # a test that waits this long has failed
 
 
 class FakePolicy:
@@ -292,8 +292,15 @@ def test_hold_last_sends_what_is_played_and_waits_until_it_was():
 def test_hold_last_goes_on_offering_chunks_that_nobody_plays():
     with Bench("hold_last", epoch=5, execution_horizon=3) as bench:
         bench.infer(1.0)
-        bench.session.on_consumed(-1, -1, -1)  # the guard is not engaged
-        bench.infer(1.1)
+        assert not bench.session.submit(observation(1.05))  # the guard may have it in its hands
+        for number in (1, 2, 3):
+            bench.session.on_consumed(-1, -1, -1)  # the guard is not engaged: it plays nothing
+            offered = bench.infer(1.0 + number / 10)
+            assert (offered.sequence, offered.chunk.stamp, offered.error) == (number, 1.0 + number / 10, "")
+            assert len(offered.chunk.actions) == 3
+        assert bench.policy.continuations == [None] * 4  # nothing was played that one could go on from
+        bench.session.on_consumed(5, 3, 0)  # now it is: the next one has to wait again
+        assert not bench.session.submit(observation(1.4))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from sim.experts import ScriptedExpert
 from sim.recordings import RecordedMessage, Recording, read_header
 from sim.ticks import TickSettings, ticks
 from tests.ros_graph import Graph, Process
+from tests.ros_guard_watch import GuardWatch
 from wam import cli
 from wam.dataset import load_episodes
 from wam.dataset_check import check_dataset
@@ -53,21 +54,11 @@ def expert_targets(path: Path) -> Path:
 def patient_robot(folder: Path) -> Path:
     """The simulated arm with ages that a loaded machine, which also draws its pictures, can keep."""
     data = yaml.safe_load(robot_file("sim6").read_text())
-    ages = {"image_age_s": 0.5, "state_age_s": 0.3, "stream_spread_s": 0.4, "teleop_age_s": 0.5}
+    ages = {"image_age_s": 0.5, "state_age_s": 0.3, "stream_spread_s": 0.4, "teleop_age_s": 0.5, "state_fault_s": 60.0}
     data["safety"] = {**(data.get("safety") or {}), **ages}
     path = folder / "sim6.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
-
-
-def insist(graph: Graph, service: str) -> None:
-    """Calls a service until it agrees."""
-
-    def agrees() -> bool:
-        graph.spin(0.1)
-        return graph.call(service).success
-
-    graph.until(agrees, f"{service} agrees")
 
 
 def finished(teleop: Process, replays: int) -> bool:
@@ -86,15 +77,15 @@ def session(tmp_path_factory) -> tuple[Path, list[dict]]:
         graph.start("guard", robot)
         graph.start("recorder", robot, f"folder:={folder / 'recordings'}")
         graph.start("tests/live_aligner.py", robot, f"out:={folder / 'live.jsonl'}")
+        watch = GuardWatch(graph)
         for episode in range(2):
-            insist(graph, "recorder/start")
+            graph.insist("recorder/start")
             teleop = graph.start("teleop", *replay)
-            insist(graph, "guard/engage")
+            graph.insist("guard/engage")
             graph.until(functools.partial(finished, teleop, episode + 1), "the replay is over")
-            graph.spin(0.5)
+            watch.until("HOLD")  # the recording goes on for a moment after the person let go
             answer = graph.call("recorder/stop")
             assert answer.success, answer.message
-        graph.spin(0.2)
     live = [json.loads(line) for line in (folder / "live.jsonl").read_text().splitlines()]
     return folder, live
 
@@ -130,11 +121,14 @@ def test_live_inference_and_the_recording_saw_the_same(session):
         arrivals = {(key, stamp): when for key, stamp, when in _arrivals(messages)}
         for tick, again in zip(seen, replayed, strict=True):
             for key, stamp in tick["stamps"].items():
-                newer = arrivals[key, max(stamp, again.stamps[key])]
-                assert stamp == again.stamps[key] or abs(tick["time_ns"] - newer) < RACE_NS
+                newer = max(stamp, again.stamps[key])
+                arrival = arrivals[key, newer]
+                # Whichever process the machine did not run heard of the message that much later
+                paused = tick["late_ns"] + max(0, arrival - round(newer * 1e9))
+                assert stamp == again.stamps[key] or abs(tick["time_ns"] - arrival) < RACE_NS + paused
         compared += len(seen)
     print(f"\n{same} of {compared} ticks are the same in every stream; the others raced with a message")
-    assert compared > 40
+    assert compared > 20
     assert same > compared / 4
 
 

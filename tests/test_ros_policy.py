@@ -24,8 +24,8 @@ from policy.wire import stamp_seconds  # noqa: E402
 from ros_nodes import qos  # noqa: E402
 from ros_nodes.diagnostics import ERROR, values_of  # noqa: E402
 from ros_nodes.messages import trajectory_chunk  # noqa: E402
-from tests.ros_fakes import FakeRobot  # noqa: E402
-from tests.ros_graph import Graph, Heard  # noqa: E402
+from tests.ros_fakes import FakeRobot, patient_robot  # noqa: E402
+from tests.ros_graph import PATIENCE, Graph, Heard  # noqa: E402
 from tests.ros_guard_watch import GuardWatch  # noqa: E402
 from wam.robot import RobotSpec, load_robot  # noqa: E402
 
@@ -33,7 +33,7 @@ POLICY_LOST_S = 0.40  # gate: from the last sign of life to the hold
 TASK = "task:=reach the red cube"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Scene:
     """A guard and a policy as processes, and a robot that can be spoilt."""
 
@@ -43,6 +43,7 @@ class Scene:
     reports: Heard
     bundle: Path
     robot_file: Path
+    started_ns: int = 0  # when the newest policy was started; what one before it still says comes from before
 
     def start_policy(self, *parameters: str) -> None:
         """Starts the policy, or starts it again."""
@@ -50,30 +51,27 @@ class Scene:
 
     def start_any(self, bundle: Path, robot_file: Path, *parameters: str) -> None:
         """Starts a policy of any bundle for any robot, in place of the one before."""
+        if "policy" in self.graph.processes:
+            self.graph.processes["policy"].leave()
+        self.started_ns = time.time_ns()
         self.graph.start("policy", f"bundle:={bundle}", f"robot:={robot_file}", *parameters)
-        self.reports.items.clear()
 
     def policy(self) -> dict[str, str]:
         """Newest diagnostics of the policy; its message as ``message``."""
-        return policy_report(self.reports)
+        return policy_report(self.reports, since_ns=self.started_ns)
 
 
-def policy_report(reports: Heard, name: str = "policy") -> dict[str, str]:
-    for _, message in reversed(reports.items):
+def policy_report(reports: Heard, name: str = "policy", *, since_ns: int = 0) -> dict[str, str]:
+    for (_, message), info in zip(reversed(reports.items), reversed(reports.infos), strict=True):
         for status in message.status:
-            if status.name == name:
+            if status.name == name and info["source_timestamp"] > since_ns:
                 return {**values_of(status), "message": status.message, "level": str(status.level)}
     return {"message": ""}
 
 
 def brave_robot(folder: Path) -> Path:
-    """Robot file of sim6 whose guard engages on the far-away first action of an untrained policy."""
-    data = load_robot("sim6").to_dict()
-    data["safety"]["engage_error"] = 4.0
-    folder.mkdir(exist_ok=True)
-    path = folder / "sim6.yaml"
-    path.write_text(yaml.safe_dump({name: value for name, value in data.items() if value is not None}))
-    return path
+    """Robot file of sim6 whose guard engages on the far-away first action of an untrained policy, and is patient."""
+    return patient_robot(folder, engage_error=4.0)
 
 
 def untrained_bundle(folder: Path, robot: RobotSpec) -> Path:
@@ -123,19 +121,23 @@ def test_the_loop_is_closed_and_the_policy_tells_how_it_goes(running: Scene) -> 
     chunks = graph.hear(JointTrajectory, "policy/chunk", qos.CHUNK)
     begun = time.monotonic()
     graph.until(lambda: len(chunks) >= 20, "the policy plans twenty chunks")
-    rate = len(chunks) / (time.monotonic() - begun)
-    assert 5 < rate < 11  # 10 Hz; a loaded machine may miss some
     received = [trajectory_chunk(message) for _, message in chunks.items]
+    # 10 Hz by the observations' own times. A loaded machine misses ticks; it never plans more often than that
+    periods = np.diff([chunk.stamp for chunk in received])
+    assert np.median(periods) > 0.08
+    assert periods.min() < 0.15
     assert all(np.isfinite(np.array(chunk.positions)).all() for chunk in received)
     assert len({chunk.epoch for chunk in received}) == 1
     assert (np.diff([chunk.sequence for chunk in received]) >= 1).all()
     graph.until(lambda: "latency_p99_ms" in running.policy(), "the policy reports its latency")
     report = running.policy()
-    for name in ("tick_jitter_p99_ms", "image_age_p95_ms", "latency_p50_ms", "latency_max_ms"):
-        assert 0 <= float(report[name]) < 500, name
+    for name in ("tick_jitter", "image_age", "latency"):
+        assert 0 <= float(report[f"{name}_p50_ms"]) <= float(report[f"{name}_max_ms"]) < np.inf, name
+    oldest_ms = 1e3 * load_robot(running.robot_file).safety.image_age_s
+    assert float(report["image_age_max_ms"]) <= oldest_ms + 0.01
     assert int(report["inferred"]) >= 20
     assert report["task"] == "reach the red cube"
-    assert int(watch.values["epoch"]) == received[-1].epoch  # the guard plays this policy
+    graph.until(lambda: int(watch.values["epoch"]) == received[-1].epoch, "the guard plays this policy")
     assert float(watch.values["latency_s"]) > 0
     watch.check_limits(begun)
 
@@ -161,17 +163,21 @@ def test_a_bad_camera_is_a_hold_that_ends_with_it(
     running: Scene, fault: Callable[[FakeRobot], None], kind: str
 ) -> None:
     robot, watch, graph = running.robot, running.watch, running.graph
-    spoilt = time.monotonic()
+    spoilt, before = time.monotonic(), int(running.policy().get(f"refused {kind}", 0))
     fault(robot)
     try:
         if "frozen" in kind:
             robot.offset[0] = 0.3  # behind a picture that stays the same the arm is seen to move
-        watch.until("HOLD", reason="no chunk for")
-        graph.spin(0.5)
-        watch.check_at_rest()
+        watch.until("HOLD", reason="no chunk")
+        watch.rest()
         watch.check_limits(spoilt)
-        graph.until(lambda: f"refused {kind}" in running.policy(), "the policy counts the refused ticks by reason")
-        assert "no observation" in running.policy()["message"]
+
+        def counted() -> bool:
+            report = running.policy()
+            return int(report.get(f"refused {kind}", 0)) > before and "no observation" in report["message"]
+
+        graph.until(counted, f"the policy says that it sees nothing and counts the ticks refused for '{kind}'")
+        assert watch.values["state"] == "HOLD"
     finally:
         robot.camera_on, robot.frozen_pixels = (
             dict.fromkeys(robot.camera_on, True),
@@ -184,8 +190,8 @@ def test_a_bad_camera_is_a_hold_that_ends_with_it(
 
 def test_a_killed_policy_is_a_hold_and_its_successor_takes_over(running: Scene) -> None:
     killed = running.graph.processes["policy"].kill()
-    running.watch.until("HOLD", reason="no chunk for")
-    seconds, allowance = running.watch.reaction(killed, "HOLD")
+    running.watch.until("HOLD", reason="no chunk", since=killed)
+    seconds, allowance = running.watch.reaction(killed, "HOLD", reason="no chunk")
     assert seconds <= POLICY_LOST_S + allowance
     running.start_policy(TASK)
     running.watch.until("RUN_POLICY")
@@ -193,8 +199,8 @@ def test_a_killed_policy_is_a_hold_and_its_successor_takes_over(running: Scene) 
 
 def test_a_hung_policy_is_a_hold(running: Scene) -> None:
     stopped = running.graph.processes["policy"].send(signal.SIGSTOP)
-    running.watch.until("HOLD", reason="no chunk for")
-    seconds, allowance = running.watch.reaction(stopped, "HOLD")
+    running.watch.until("HOLD", reason="no chunk", since=stopped)
+    seconds, allowance = running.watch.reaction(stopped, "HOLD", reason="no chunk")
     assert seconds <= POLICY_LOST_S + allowance
     running.graph.processes["policy"].send(signal.SIGCONT)
     running.watch.until("RUN_POLICY")
@@ -208,7 +214,9 @@ def test_a_reset_begins_a_new_epoch(running: Scene) -> None:
 
 
 def test_a_second_policy_refuses_to_plan(running: Scene) -> None:
-    graph, epoch = running.graph, running.watch.values["epoch"]
+    graph = running.graph
+    graph.until(lambda: int(running.watch.values["epoch"]) > 0, "the guard plays the first one")
+    epoch = running.watch.values["epoch"]
     arguments = ["-m", "ros_nodes.policy_node", "--ros-args", "-r", "__node:=second", "-p", TASK]
     arguments += ["-p", f"bundle:={running.bundle}", "-p", f"robot:={running.robot_file}"]
     second = graph.run("second", arguments)
@@ -216,9 +224,10 @@ def test_a_second_policy_refuses_to_plan(running: Scene) -> None:
         lambda: "cannot activate: another policy" in policy_report(running.reports, "second")["message"], "it refuses"
     )
     assert "Stop one of them" in second.output()
-    running.watch.until("RUN_POLICY")  # a loaded machine may have held for a moment while the second one started
+    # A loaded machine may have held for a moment while the second one started
+    graph.until(lambda: int(running.watch.values["epoch"]) > 0, "the guard plays a policy")
     assert running.watch.values["epoch"] == epoch
-    second.kill()
+    second.leave()
 
 
 def test_without_an_instruction_nothing_is_planned(running: Scene) -> None:
@@ -304,16 +313,26 @@ def test_a_missing_bundle_is_one_clear_error(scene: Scene, tmp_path: Path) -> No
     assert str(tmp_path / "nothing") in refused_start(scene, scene.robot_file, tmp_path / "nothing")
 
 
-def test_what_the_policy_expects_to_see_is_published(scene: Scene) -> None:
-    scene.start_policy(TASK, "publish_imagined:=true", "imagined_rate_hz:=5.0")
+def test_what_the_policy_expects_to_see_is_published(scene: Scene, tmp_path: Path) -> None:
+    # A picture may take as long as the guard waits for a chunk: a busy machine needs one that waits long
+    robot_file = patient_robot(tmp_path / "robots", chunk_age_s=60.0)
+    bundle = untrained_bundle(tmp_path, load_robot(robot_file))
+    begun = time.time()
     pictures = scene.graph.hear(CompressedImage, "policy/imagined/compressed", qos.SENSOR)
-    scene.graph.until(lambda: pictures.items, "a picture of the future", patience=150)  # loads torch first
-    size = scene_image_size(scene.bundle)
+    chunks = scene.graph.hear(JointTrajectory, "policy/chunk", qos.CHUNK)
+    scene.start_any(bundle, robot_file, TASK, "publish_imagined:=true", "imagined_rate_hz:=5.0")
+    scene.graph.until(lambda: len(pictures) >= 3, "three pictures of the future", patience=300)  # loads torch first
+    size = scene_image_size(bundle)
     rgb = cv2.imdecode(np.frombuffer(bytes(pictures.last.data), dtype=np.uint8), cv2.IMREAD_COLOR)
     assert pictures.last.format == "jpeg"
     assert rgb.shape == (2 * size[0], 2 * size[1], 3)  # two cameras, now above and later below
-    assert 0 < time.time() - stamp_seconds(pictures.last.header.stamp) < 5
-    scene.graph.until(lambda: scene.policy()["message"] == "planning", "chunks go on meanwhile")
+    stamps = [stamp_seconds(message.header.stamp) for _, message in pictures.items]
+    assert begun < stamps[0] < stamps[1] < stamps[2] < time.time()
+    heard = len(chunks)
+    scene.graph.until(lambda: len(chunks) > heard + 5, "chunks go on meanwhile")
+    scene.graph.until(lambda: scene.policy().get("chunks"), "the policy reports")
+    for problem in ("switched off", "no imagined picture", "inference failed"):
+        assert problem not in scene.policy()["message"]
 
 
 def scene_image_size(bundle: Path) -> tuple[int, int]:
@@ -328,6 +347,6 @@ def scene_image_size(bundle: Path) -> tuple[int, int]:
 def test_parameters_out_of_range_are_one_clear_error(tmp_path: Path, parameter: str, message: str) -> None:
     with Graph(tmp_path) as graph:
         process = graph.start("policy", "bundle:=x", "robot:=sim6", parameter)
-        assert process.popen.wait(timeout=60) == 2
+        assert process.popen.wait(timeout=PATIENCE) == 2
         assert message in process.output()
         assert "Traceback" not in process.output()

@@ -66,7 +66,7 @@ def make_arm(servos: fake.FakeBus, calibration: Path, **options) -> So101Arm:
 
 
 def until[T](what: str, value: Callable[[], T]) -> T:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not (found := value()):
         assert time.monotonic() < end, f"waited in vain until {what}"
         time.sleep(0.005)  # the link's thread needs the interpreter

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 pytest.importorskip("lerobot")
@@ -15,7 +16,7 @@ from trajectory_msgs.msg import JointTrajectory
 from ros_nodes import messages, qos
 from tests import feetech_servos as fake
 from tests.ros_graph import Graph
-from wam.robot import load_robot
+from wam.robot import load_robot, robot_file
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 ROBOT = load_robot("so101")
@@ -31,6 +32,11 @@ def servos(tmp_path):
 
 
 def test_a_person_moves_the_servos_through_the_guard(servos, tmp_path):
+    # This process is the servos: a machine that does not run it for a second must not latch a fault
+    data = yaml.safe_load(robot_file("so101").read_text())
+    data["safety"] = {**(data.get("safety") or {}), "state_fault_s": 60.0}
+    patient = tmp_path / "so101.yaml"
+    patient.write_text(yaml.safe_dump(data))
     with Graph(tmp_path) as graph:
         graph.start(
             "arm",
@@ -39,7 +45,7 @@ def test_a_person_moves_the_servos_through_the_guard(servos, tmp_path):
             f"so101_port:={servos.path}",
             f"so101_calibration:={tmp_path / 'follower.json'}",
         )
-        graph.start("guard", "robot:=so101")
+        graph.start("guard", f"robot:={patient}")
         states = graph.hear(JointState, ROBOT.state_topic, qos.STATE)
         health = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
         graph.until(lambda: len(states) > 50, "joint states arrive")

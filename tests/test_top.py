@@ -15,6 +15,7 @@ from sensor_msgs.msg import JointState
 from ros_nodes import messages, qos
 from ros_nodes.top_view import GuardView, NodeView, StreamView, TopState, frame
 from tests.ros_graph import Graph
+from wam.cli import main
 from wam.robot import load_robot
 
 GUARD = {
@@ -46,7 +47,9 @@ def test_a_frame_shows_rates_ages_guard_refusal_and_recorder():
     state.guard = GuardView(message="no chunk for 0.412 s", values=GUARD, when=103.0)
     recorder = {"recording": "True", "episode": "episode_000004", "image/front": "600/0/3/1", "e_stop": "0/0/0/0"}
     state.nodes["recorder"] = NodeView(level="ok", message="recording", values=recorder, when=103.0)
-    state.nodes["policy"] = NodeView(level="warn", message="x", values={"latency_p95_ms": "61.2"}, when=100.0)
+    state.nodes["policy"] = NodeView(
+        level="warn", message="x", values={"latency_p50_ms": "40.1", "latency_p95_ms": "61.2"}, when=100.0
+    )
     shown = text(state, 103.1)
     for part in (
         "20.0 of 30",
@@ -58,7 +61,7 @@ def test_a_frame_shows_rates_ages_guard_refusal_and_recorder():
         "last refusal: chunk 3/40 comes after 3/41: out of order",
         "image/front 600/0/3/1",
         "silent for 3.1 s; last: x",
-        "latency_p95_ms 61.2",
+        "latency p50/p95 40.1/61.2 ms",
     ):
         assert part in shown, part
     assert "e_stop 0/0/0/0" not in shown
@@ -78,7 +81,7 @@ def test_a_silent_guard_is_shown_as_silent():
 def wam(graph: Graph, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "wam.cli", *arguments]
     environment = {**graph.environment, "COLUMNS": "140"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def start_guard(graph: Graph) -> None:
@@ -99,7 +102,7 @@ def start_guard(graph: Graph) -> None:
 def test_top_against_a_running_guard(tmp_path):
     with Graph(tmp_path) as graph:
         start_guard(graph)
-        command = [sys.executable, "-m", "wam.cli", "top", "--once", "--wait-s", "4"]
+        command = [sys.executable, "-m", "wam.cli", "top", "--once", "--wait-s", "120"]
         environment = {**graph.environment, "COLUMNS": "140"}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as top:
             graph.until(lambda: top.poll() is not None, "wam top prints its frame")
@@ -107,6 +110,28 @@ def test_top_against_a_running_guard(tmp_path):
         assert top.returncode == 0, shown
         for part in ("robot sim6", "HOLD  not engaged", "/joint_states", "last refusal: none"):
             assert part in shown
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["call", "guard/engag"], "unknown service 'guard/engag' (did you mean 'guard/engage'?)"),
+        (["call", "guard/engage", "--timeout-s", "0"], "timeout_s is 0 but must be a time above 0"),
+        (["call", "guard/engage", "--namespace", "left arm"], "namespace 'left arm' cannot be: "),
+        (["top", "--wait-s", "-1"], "wait_s is -1 and refresh_hz 4: a time above 0"),
+        (["top", "--robot", "sim7"], "did you mean 'sim6'?"),
+        (["top", "--namespace", "left arm"], "namespace 'left arm' cannot be: "),
+        (["up", "simm"], "unknown launch file 'simm' (did you mean 'sim'?)"),
+        (["up", "sim", "robot=sim6"], "'robot=sim6' is not a launch argument: write name:=value"),
+        (["up", "sim", "robt:=sim6"], "unknown launch argument 'robt' (did you mean 'robot'?)"),
+    ],
+)
+def test_wrong_arguments_are_one_message(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
 
 
 @pytest.mark.ros
@@ -123,9 +148,9 @@ def test_top_without_a_graph_says_what_to_check(tmp_path):
 def test_call_against_a_running_guard(tmp_path):
     with Graph(tmp_path) as graph:
         start_guard(graph)
-        stopped = wam(graph, "call", "guard/e_stop")
+        stopped = wam(graph, "call", "guard/e_stop", "--timeout-s", "120")
         assert (stopped.returncode, stopped.stdout) == (0, "stopped: reset and engage to go on\n")
-        refused = wam(graph, "call", "guard/engage")
+        refused = wam(graph, "call", "guard/engage", "--timeout-s", "120")
         assert (refused.returncode, refused.stderr.count("e-stop")) == (1, 1)
         missing = wam(graph, "call", "recorder/start", "--timeout-s", "0.3")
         assert (missing.returncode, "nobody offers /recorder/start" in missing.stderr) == (2, True)

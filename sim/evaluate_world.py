@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 
 from sim.arm_sim import ArmSim
+from sim.commands import command_line
 from sim.provenance import provenance
 from sim.results import write_json
 from sim.splits import SPLITS, episode_seeds
@@ -199,11 +200,13 @@ def _distractors(datasets: Sequence[Path]) -> int:
 
 
 def _command(config: WorldConfig) -> str:
-    datasets = " ".join(map(str, config.dataset))
-    return (
-        f"wam evaluate world --checkpoint {config.checkpoint} --dataset {datasets} --task {config.task} "
-        f"--split {config.split} --starts {config.starts} --chunks {config.chunks}"
-    )
+    chosen = ("task", "split", "starts", "chunks", "probe_episodes")
+    line = command_line("evaluate world", config, always=chosen, never=("checkpoint", "dataset", "out", "sampling"))
+    for name, value in asdict(config.sampling).items():
+        if value != getattr(VideoSampling(), name):
+            flag = f"--sampling.{name.replace('_', '-')}"
+            line += f" {flag}" if value is True else f" {flag} {value}"
+    return f"{line} --checkpoint {config.checkpoint} --dataset {' '.join(map(str, config.dataset))}"
 
 
 if __name__ == "__main__":

@@ -54,12 +54,14 @@ class AutoencoderTokenizer(nn.Module):
         self.shift.copy_(raw.mean(0))
         self.scale.copy_((raw - self.shift).pow(2).mean().sqrt().clamp_min(SMALLEST_STD))
 
-    def latents(self, clip: UInt8[Tensor, "B T K height width 3"]) -> Float[Tensor, "B K L r c C"]:
-        """Latents of a clip, not standardised; with gradients."""
+    def latents(
+        self, clip: UInt8[Tensor, "B T K height width 3"] | Float[Tensor, "B T K height width 3"]
+    ) -> Float[Tensor, "B K L r c C"]:
+        """Latents of a clip, 0 to 255, not standardised; with gradients."""
         batch, frames, cameras = clip.shape[:3]
         stride = self.config.latent_stride
-        images = clip.transpose(1, 2).flatten(0, 1)  # (S, T, height, width, 3)
-        pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # (S·T, 3, height, width)
+        images = clip.float().transpose(1, 2).flatten(0, 1)  # (S, T, height, width, 3)
+        pixels = images.flatten(0, 1).permute(0, 3, 1, 2) / 127.5 - 1.0  # (S·T, 3, height, width)
         features = self.encoder.features(pixels).unflatten(0, (batch * cameras, frames))  # (S, T, D, r, c)
         first = features[:, :1].repeat(1, stride, 1, 1, 1)  # stands for all frames of its latent
         every = first if frames == 1 else torch.cat((first, features[:, 1:]), dim=1)
@@ -82,7 +84,8 @@ class AutoencoderTokenizer(nn.Module):
 
     def encode(self, images: UInt8[Tensor, "B K height width 3"]) -> Float[Tensor, "B N Z"]:
         """Turns images of one instant into video tokens: row by row, cameras side by side within a row."""
-        return self._tokens(images[:, None])[:, 0]
+        # Made float before anything else: TensorRT reads bytes in a cast only
+        return self._tokens(images.float()[:, None])[:, 0]
 
     def encode_future(
         self, images: UInt8[Tensor, "B K height width 3"], future: UInt8[Tensor, "B F K height width 3"]

@@ -16,8 +16,10 @@ from wam.model_config import ModelConfig
 __all__ = ["grid_to_tokens", "patches_to_pixels", "pixels_to_images", "to_patches", "tokens_to_grid"]
 
 
-def to_patches(images: UInt8[Tensor, "B K height width 3"], px: int) -> Float[Tensor, "B K r c V"]:
-    """Cuts images into patches of px × px pixels, intensities in [0, 1]."""
+def to_patches(
+    images: UInt8[Tensor, "B K height width 3"] | Float[Tensor, "B K height width 3"], px: int
+) -> Float[Tensor, "B K r c V"]:
+    """Cuts images, 0 to 255, into patches of px × px pixels, intensities in [0, 1]."""
     batch, cameras, height, width, _ = images.shape
     grid = images.float().div(255.0).reshape(batch, cameras, height // px, px, width // px, px, 3)
     return grid.permute(0, 1, 2, 4, 3, 5, 6).flatten(-3)  # (B, K, r, c, px·px·3)

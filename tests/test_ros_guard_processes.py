@@ -58,6 +58,7 @@ def running(graph: Graph, watch: GuardWatch, states: Heard) -> GuardWatch:
     for name, script in (("arm", "arm"), ("guard", "guard"), ("ros_fake_policy", FAKE_POLICY)):
         if graph.processes[name].popen.poll() is not None:
             graph.start(script, *parameters[script])
+        graph.processes[name].popen.send_signal(signal.SIGCONT)  # a test that failed may have left it stopped
     graph.until(lambda: watch.values.get("state") in {"HOLD", "FAULT", "RUN_POLICY"}, "the guard has joint states")
     graph.until(lambda: len(states) > 0, "this process hears joint states as well")
     watch.run()

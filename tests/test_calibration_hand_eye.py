@@ -64,7 +64,8 @@ def test_the_camera_is_found(eye_in_hand: bool, seeds: tuple[int, ...]) -> None:
     assert np.median(degrees) < 0.2
 
 
-@pytest.mark.parametrize("eye_in_hand", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["hand", "base"])
+@pytest.mark.slow
+@MOUNTS
 def test_bad_corners_and_wrong_poses_are_left_out(eye_in_hand: bool) -> None:
     rig = random_rig(2, eye_in_hand=eye_in_hand)
     result, wrong, plain = calibrated(rig, bad_corners=0.1, wrong_poses=3)
@@ -144,7 +145,7 @@ def test_a_board_of_another_size_than_described_is_refused() -> None:
     with pytest.raises(
         CalibrationError, match=r"the board is (9[45]|96)\.\d % of the described size: measure its squares"
     ):
-        calibrated(random_rig(0, eye_in_hand=True), board_scale=1.05)
+        calibrated(random_rig(0, eye_in_hand=True), 12, board_scale=1.05)
 
 
 def test_poses_that_belong_to_other_views_are_refused() -> None:

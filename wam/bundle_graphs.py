@@ -32,6 +32,8 @@ __all__ = ["write_graphs"]
 
 logger = logging.getLogger(__name__)
 
+# ONNX convolutions take bfloat16 from operator set 22 on, which TensorRT 10.3 does not read, and float16 may overflow.
+CONVOLUTIONS = DTYPES | {"bfloat16": torch.float32}
 TRACE_SEED = 0  # of the example inputs; graphs do not depend on it
 
 
@@ -76,7 +78,7 @@ def write_graphs(
     _check_shapes(layout, source.shapes())
     if values:
         _write_weights(layout, source, folder / weights_file)
-    encoder = None if vae is None else FirstFrameVae(vae, DTYPES[dtype])
+    encoder = None if vae is None else FirstFrameVae(vae, CONVOLUTIONS[dtype])
     parts = stages(model, clean, encoder, encoded=encoded)
     constants = {f"model.{name}": buffer for name, buffer in buffers.items()}
     for part in parts:

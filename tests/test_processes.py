@@ -106,7 +106,6 @@ def test_what_cannot_be_shared(reach_dataset: Path, tmp_path: Path, options: dic
 
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"],
 }
 
 

@@ -173,13 +173,13 @@ def test_a_short_bench_measures_everything(tmp_path: Path) -> None:
     values = {row["name"]: row["value"] for row in results["rows"]}
     assert set(values) == set(LIMITS)
     assert None not in values.values()
-    # No gates on time: this runs beside other tests, on a machine that may leave any process alone for seconds, and
-    # tests of the guard's own times hold it to them. What must hold however busy the machine is, is strict.
-    for name in ("hold_after_kill_s", "hold_after_hang_s", "hold_after_joint_loss_s"):
-        assert 0 < values[name] < 10
+    # Looser than the gates: this runs beside other tests. What must hold however busy the machine is, is strict.
+    assert 0 < values["hold_after_kill_s"] < 1.0
+    assert 0 < values["hold_after_hang_s"] < 1.0
+    assert 0 < values["hold_after_joint_loss_s"] < 0.6
     assert values["limit_violations"] == 0
-    assert values["chunk_rate_hz"] > 0.5
-    assert results["guard_states"]["RUN_POLICY"] > 20
+    assert values["chunk_rate_hz"] > 3.0
+    assert results["guard_states"]["RUN_POLICY"] > 100
     sent, recorded = results["recording"]["sent"], results["recording"]["recorded"]
     assert recorded.keys() == sent.keys()
     assert all(0 < recorded[topic] <= sent[topic] for topic in sent)

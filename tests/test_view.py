@@ -63,3 +63,13 @@ def test_a_seed_repeats_and_another_does_not(run: Path, reach_dataset: Path, tmp
 def test_impossible_requests(run: Path, reach_dataset: Path, tmp_path: Path, options: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         run_view(ViewConfig(checkpoint=run, dataset=reach_dataset, out=tmp_path, **options))
+
+
+def test_a_model_that_looks_back_imagines_from_recorded_instants(reach_dataset: Path, tmp_path: Path):
+    robot = load_robot("sim6")
+    save_untrained_checkpoint(tmp_path / "run", robot, preset_name="micro", n_obs_steps=2, future_offset=4)
+    options = {"checkpoint": tmp_path / "run", "dataset": reach_dataset, "out": tmp_path / "view", "starts": 2}
+    results = run_view(ViewConfig(question="forward", horizons=1, **options))
+    assert np.isfinite(results["metrics"]["psnr"]["imagined"][0]["mean"])
+    with pytest.raises(ConfigError, match="looks back on 2 instants.*Give --horizons 1"):
+        run_view(ViewConfig(horizons=2, **options))

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import wam.quantise
+import wam.quantise_graph
 from policy.errors import BackendError
 from policy.load import load_policy
 from policy.onnx_backend import OnnxBackend
@@ -60,7 +61,7 @@ def stand_in(python, model, inputs, nodes, scheme, work):
         nodes_to_quantize=names,
         extra_options={"ActivationSymmetric": True, "AddQDQPairToWeight": True, "QuantizeBias": False},
     )
-    return wam.quantise._stored_quantised(onnx.load(work / "quantised.onnx"))
+    return wam.quantise_graph.stored_quantised(onnx.load(work / "quantised.onnx"))
 
 
 def sample(seed, manifest):

@@ -1,5 +1,6 @@
 """Several processes and accumulated gradients: the same shards give the same weights, whoever computes them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -104,29 +105,31 @@ def test_what_cannot_be_shared(reach_dataset: Path, tmp_path: Path, options: dic
         train(config(reach_dataset, tmp_path, **options))
 
 
-LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-}
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_are_one_with_the_double_batch(reach_dataset: Path, tmp_path: Path, launcher: str):
-    """Each computes half of a batch. Without noise one process does all of it at once, with noise in two parts."""
+def test_two_processes_are_one_with_the_double_batch(reach_dataset: Path, tmp_path: Path):
+    """Each computes half of a batch. Without noise one process does all of it at once, with noise in two parts.
+
+    Loss and gradient of the first step are compared: Adam turns the rounding of gradients near zero into whole steps.
+    """
     cases = {
         "tokenizer": (["--stage", "tokenizer", "--loss.latent-noise", "0"], {"loss": LossConfig(latent_noise=0.0)}),
-        "": ([], {"accumulate": 2}),
+        "full": ([], {"accumulate": 2}),
     }
     for stage, (options, changes) in cases.items():
         shared, alone = tmp_path / f"shared_{stage}", tmp_path / f"alone_{stage}"
         given_options = {"dataset": reach_dataset, "out": shared} | QUICK
         flags = [word for name, value in given_options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "wam.train", *flags, *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        command = [sys.executable, "-m", *TORCHRUN, "-m", "wam.train", *flags, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("checkpoint:") == 1  # one process reports
-        assert train(config(reach_dataset, alone, **{"stage": stage or "full"}, **changes)) == 0
-        assert largest_difference(weights(shared, stage), weights(alone, stage)) < ROUNDING
+        assert train(config(reach_dataset, alone, stage=stage, **changes)) == 0
+        ours, theirs = (json.loads((run / "metrics.jsonl").read_text().splitlines()[0]) for run in (shared, alone))
+        for name in ("loss", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), (stage, name)
 
 
 @pytest.mark.slow

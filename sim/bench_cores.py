@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from policy.timing import Contender, resident_bytes
 from policy.torch_backend import TorchBackend
@@ -23,22 +23,18 @@ from wam.precision import DTYPES, lower_matmuls
 from wam.sigmas import sigma_schedule
 from wam.skeleton import skeleton
 
-__all__ = ["TokensIn", "lerobot_contenders", "our_contenders", "random_model"]
+__all__ = ["lerobot_contenders", "our_contenders", "random_model", "take_tokens"]
 
 
-class TokensIn(nn.Module):
-    """Our network without its tokenizer: an observation enters as tokens, which a backend takes for images."""
+def take_tokens(model: WorldActionModel) -> WorldActionModel:
+    """Makes a model without its autoencoder's weights take an observation's tokens where a backend hands it images."""
 
-    def __init__(self, model: WorldActionModel) -> None:
-        super().__init__()
-        self.model = model
-        self.config = model.config
-        self.encode_prompt, self.step_tables = model.encode_prompt, model.step_tables
-        self.denoise, self.denoise_step = model.denoise, model.denoise_step
-
-    def encode_context(self, tokens: Tensor, proprio: Tensor, prompt: PromptCache) -> ContextCache:
+    def encode_context(tokens: Tensor, proprio: Tensor, prompt: PromptCache) -> ContextCache:
         """(1, N, Z) tokens and (1, P) proprio → keys and values."""
-        return self.model.encode_context_tokens(tokens, self.model.cross_kv(proprio, prompt))
+        return model.encode_context_tokens(tokens, model.cross_kv(proprio, prompt))
+
+    model.encode_context = encode_context
+    return model
 
 
 def random_model(config: ModelConfig, dtype: str, device: str, seed: int) -> WorldActionModel:
@@ -85,7 +81,7 @@ def our_contenders(
         dtype = model.experts["video"].blocks[0].qkv.weight.dtype
         model.tokenizer.attach(random_vae(config).to(device, dtype))
     elif config.tokenizer == "vae":
-        model = TokensIn(model)
+        model = take_tokens(model)
     backend = (CompiledTorchBackend if compiled else TorchBackend).of_model(model, device)
     rng = np.random.default_rng(seed)
     seen = _observation(config, rng, images=images or config.tokenizer != "vae")

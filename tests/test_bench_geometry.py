@@ -11,7 +11,7 @@ import torch
 
 from policy.roofline import DEVICES, StageCost, chunk_floor_ms, device_limits, match_device
 from sim.bench import main
-from sim.bench_cores import TokensIn, lerobot_contenders, our_contenders, random_model
+from sim.bench_cores import lerobot_contenders, our_contenders, random_model, take_tokens
 from sim.bench_floor import floors_ms
 from sim.bench_geometry import GeometryConfig, geometry_config
 from wam.config import preset
@@ -97,7 +97,7 @@ def test_random_weights_keep_activations_finite_and_types():
     assert blocks[0].ffn[0].weight.dtype == torch.bfloat16
     assert blocks[0].norm_q.weight.dtype == torch.float32
     tokens = torch.randn(1, SMALL.tokens_per_frame, SMALL.token_dim)
-    core = TokensIn(model)
+    core = take_tokens(model)
     prompt = core.encode_prompt(torch.randn(1, SMALL.prompt_length, SMALL.text_width))
     context = core.encode_context(tokens, torch.zeros(1, SMALL.state_dim), prompt)
     levels = torch.ones(1, SMALL.chunk_length), torch.zeros(1, SMALL.chunk_length)

@@ -24,7 +24,8 @@ NORM_EPS = 1e-6  # of all norms of a block
 
 def active() -> bool:
     """Whether the caller only infers, and eagerly."""
-    return torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+    # In this order: a compiler follows the first question and not the second
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
 def modulated_norm(

@@ -42,9 +42,7 @@ class EvaluateConfig:
     reference_episodes: int = 0  # episodes of each reference; 0: as many as the policy's
     execution_horizon: int = 4  # actions played before the next observation is sent to the policy; 8 is less exact
     n_steps: int = 0  # denoising steps per chunk; 0: what the bundle says
-    backend: str = (
-        "auto"  # inference: onnx, torch, torch_streaming (causal models), or auto: the first that is installed
-    )
+    backend: str = "auto"  # onnx, torch, torch_joint, torch_streaming, ..., or auto: the first that is installed
     robot: str = ""  # robot name or file; default: the one the bundle was made for
     distractors: int = 0  # cubes of other colours beside the named one
     calibrated_cameras: bool = False  # draw through lenses and from places that the robot's calibration holds

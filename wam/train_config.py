@@ -31,12 +31,8 @@ class TrainConfig:
     init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
     preset: str = "tiny"  # model preset; with --init that of the checkpoint
     tokenizer: str = ""  # patches, pixels, or a run of --stage tokenizer; default: the preset's, or that of --init
-    wan: Path | None = (
-        None  # wan presets: folder of Wan weights in diffusers' form (transformer, vae, text_encoder, ...)
-    )
-    weights: Path | None = (
-        None  # wan presets: Fast-WAM (.pt) or LeRobot checkpoint in place of the folder's transformer
-    )
+    wan: Path | None = None  # wan presets: folder of Wan weights in diffusers' form (transformer, vae, text_encoder)
+    weights: Path | None = None  # wan presets: Fast-WAM (.pt) or LeRobot checkpoint for the folder's transformer
     freeze_video: bool = False  # keep the video expert as it is: only the action expert and what it reads are trained
     steps: int = 1500  # optimiser steps
     batch_size: int = 32  # observations per step, of all processes together

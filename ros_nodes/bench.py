@@ -217,8 +217,10 @@ def untrained(folder: Path, name: str) -> tuple[str, Path]:
     from sim.bench import _untrained_bundle  # with torch and onnx; a given bundle needs neither
 
     data = yaml.safe_load(robot_file(name).read_text())
-    # Random weights do not begin where the arm is, which a real guard rightly refuses to engage on.
-    data["safety"] = {**(data.get("safety") or {}), "engage_error": 10.0}
+    # Random weights do not begin where the arm is, which a real guard rightly refuses to engage on; and they move it
+    # so wildly that a machine which leaves the arm's process alone for a moment looks like an arm that does not follow.
+    patience = {"engage_error": 10.0, "tracking_error": 10.0, "state_fault_s": 60.0}
+    data["safety"] = {**(data.get("safety") or {}), **patience}
     path = folder / robot_file(name).name
     path.write_text(yaml.safe_dump(data))
     return str(path), _untrained_bundle(folder, load_robot(path), "tiny")

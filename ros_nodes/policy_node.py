@@ -22,7 +22,7 @@ from policy.load import load_policy
 from policy.runner import Policy
 from ros_nodes import spinning
 from ros_nodes.camera_check import CameraCheck
-from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health
+from ros_nodes.diagnostics import ERROR, WARN, DiagnosticsReporter, Health
 from ros_nodes.errors import GraphError
 from ros_nodes.imagination import Imagination
 from ros_nodes.parameters import declare
@@ -200,8 +200,8 @@ class PolicyNode(LifecycleNode):
 
     def _health(self) -> Health:
         health = self._idle if self._planning is None else self._planning.health()
-        if self._planning is not None and self._moved and health.level == OK:
-            health = replace(health, level=WARN, message=f"{health.message}, but {self._moved}")
+        if self._planning is not None and self._moved:
+            health = replace(health, level=max(health.level, WARN), message=f"{health.message}; {self._moved}")
         return replace(health, values={**health.values, **self._cameras})
 
 

@@ -172,7 +172,7 @@ def test_a_policy_is_activated_only_where_its_cameras_are(setup: SimpleNamespace
         scene = ("backend:=mujoco", f"board:={BOARD}", "board_on:=table")
         graph.start("arm", f"robot:={setup.knocked}", "calibrated_cameras:=true", *scene)
         start_policy()
-        expected = "cannot activate: camera 'front' HAS MOVED" if mode == "refuse" else "but camera 'front' HAS MOVED"
+        expected = "cannot activate: camera 'front' HAS MOVED" if mode == "refuse" else "; camera 'front' HAS MOVED"
         graph.until(says(expected), "the policy says that the camera has moved", patience=PATIENCE)
         report = report_of(reports)
         assert "checked with the board" in report["message"]

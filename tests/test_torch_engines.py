@@ -53,8 +53,10 @@ def test_static_buffers_change_nothing(uncompiled, micro_bundle, manifest):
 
 
 COMPARISON = """
-import runpy, sys
+import runpy, sys, types
 from pathlib import Path
+sys.modules["tests"] = types.ModuleType("tests")  # an installed library calls its own tests so
+sys.modules["tests"].__path__ = ["tests"]
 from policy.torch_backend import TorchBackend
 from policy.torch_compiled import CompiledTorchBackend
 from wam.manifest import read_manifest

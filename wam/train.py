@@ -35,7 +35,6 @@ __all__ = ["INTERRUPTED", "learning_rate", "main", "train"]
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # exit status of a run that was stopped and can go on
-DEFAULT_THREADS = 2  # most CPU threads unless asked for; the same number everywhere also gives the same sums
 VALIDATION_FRAMES = 128  # held-out observations of one validation
 
 
@@ -53,7 +52,8 @@ def train(config: TrainConfig) -> int:
     if accelerator.num_processes > 1:
         device = accelerator.device
     Shards(accelerator.num_processes, 0, config.accumulate).check(config.batch_size)
-    torch.set_num_threads(config.threads or min(DEFAULT_THREADS, torch.get_num_threads()))
+    if config.threads:
+        torch.set_num_threads(config.threads)
     try:
         with _progress(hidden=not accelerator.is_main_process) as bar:
             with accelerator.main_process_first():  # the first decodes the frames, the others read what it wrote

@@ -63,7 +63,8 @@ class TrainConfig:
     precision: str = "auto"  # of the forward pass: float32, bfloat16 (mixed), or auto: bfloat16 on GPUs that have it
     seed: int = 0  # of weights, batches and noise
     device: str = "auto"  # cpu, cuda, or auto: cuda where there is one
-    threads: int = 0  # CPU threads; 0: two, or fewer if torch has fewer: on tiny even the second gains only a tenth
+    # Two wait for each other on a busy machine: a step was seen to take fifty times as long
+    threads: int = 1  # CPU threads; on an idle machine a second gains tiny a tenth; 0: as many as torch takes
 
     def __post_init__(self) -> None:
         if not self.dataset:

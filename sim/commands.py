@@ -28,6 +28,8 @@ def command_line(verb: str, config: Any, *, always: Collection[str] = (), never:
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            words += [f"--{flag}", *map(str, value)]
         else:
             words += [f"--{flag}", str(value)]
     return shlex.join(words)

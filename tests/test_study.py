@@ -1,12 +1,15 @@
 """`wam study`: a list of real commands, resumed where it stopped, and a table whose numbers are the evaluations'."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from sim import study
+from sim.commands import command_line
 from sim.demo_stages import StageCommand
 from sim.studies import STUDIES, Study
 from sim.study import main, markdown
@@ -134,3 +137,10 @@ def test_what_is_reused_must_be_there(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"unknown task 'lft' \(did you mean 'lift'\?\)"):
         study.StudyConfig(name="quantise", tasks=("lft",))
     study.StudyConfig(name="quantise", tasks=("lift",), reuse=(f"lift={tmp_path}",))
+
+
+def test_the_command_of_a_table_can_be_given_again():
+    config = study.StudyConfig(name="quantise", tasks=("lift",), reuse=("lift=a b", "lift_0=c"))
+    command = command_line("study", config, always=("name",))
+    assert command == "wam study --name quantise --tasks lift --reuse 'lift=a b' lift_0=c"
+    assert tyro.cli(study.StudyConfig, args=shlex.split(command)[2:]) == config

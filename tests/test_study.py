@@ -139,8 +139,12 @@ def test_what_is_reused_must_be_there(tmp_path: Path):
     study.StudyConfig(name="quantise", tasks=("lift",), reuse=(f"lift={tmp_path}",))
 
 
-def test_the_command_of_a_table_can_be_given_again():
-    config = study.StudyConfig(name="quantise", tasks=("lift",), reuse=("lift=a b", "lift_0=c"))
+def test_the_command_of_a_table_can_be_given_again(tmp_path: Path):
+    folders = [tmp_path / "a b", tmp_path / "c"]
+    for folder in folders:
+        folder.mkdir()
+    reuse = tuple(f"{name}={folder}" for name, folder in zip(("lift", "lift_0"), folders, strict=True))
+    config = study.StudyConfig(name="quantise", tasks=("lift",), reuse=reuse)
     command = command_line("study", config, always=("name",))
-    assert command == "wam study --name quantise --tasks lift --reuse 'lift=a b' lift_0=c"
+    assert command == f"wam study --name quantise --tasks lift --reuse '{reuse[0]}' {reuse[1]}"
     assert tyro.cli(study.StudyConfig, args=shlex.split(command)[2:]) == config

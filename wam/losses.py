@@ -32,7 +32,7 @@ class LossConfig:
     video_weight: float = 0.5  # weight of the future-frame loss; 0 trains the policy alone and skips that pass
     video_share: float = 0.5  # share of a batch that predicts the future frame; half costs half and learned as much
     noise_draws: int = 2  # action noise draws per encoded observation; the context is the dear part
-    noise: str = "independent"  # levels of video and actions: independent, coupled, or flash (video near pure noise)
+    noise: str = "independent"  # levels of video and actions: independent, coupled or flash (noisy video)
     action_shift: float = 3.0  # shift of the action noise level; above 1 leans to noise, where the decision is made
     video_shift: float = 5.0  # shift of the video noise level, as Wan
     action_weighting: str = "flat"  # loss weight by noise level, of actions: flat, or bell (most in the middle)

@@ -48,9 +48,7 @@ class TrainConfig:
     video_prediction: str = ""  # the video expert predicts clean tokens (x) or the velocity; default: the preset's
     n_obs_steps: int = 0  # instants that the model sees, the present one included; 0: 1, or with --init its own
     obs_stride: int = 0  # control steps between two of them; 0: 4, or with --init its own
-    obs_attention: str = (
-        ""  # instants see one another (whole, the default) or only earlier ones (causal: it can stream)
-    )
+    obs_attention: str = ""  # whole (instants see one another; the default) or causal (only earlier ones: can stream)
     obs_lead: int = -1  # causal: instants that lead up to those; -1: as many as make a stream equal to it exactly
     max_prefix: int = 0  # longest prefix of a chunk that training shows clean, for real-time chunking; 0: none
     start_share: float = 0.2  # share of a batch from the first steps of an episode, where directions are decided

@@ -38,7 +38,7 @@ TASK = {way: f"{name}, once per task" for way, name in OURS.items()}  # -> row o
 class FastWamBenchConfig:
     """Measure our network beside LeRobot's FastWAM core: same geometry (6.8 M parameters, 98 tokens), same weights."""
 
-    out: Path = Path("outputs/bench_fastwam")  # folder of results.json
+    out: Path = Path("runs/bench_fastwam")  # folder of results.json
     rounds: int = 60  # measured rounds; each runs every contender once, in turn
     warmup: int = 5  # rounds that are not measured
     n_steps: int = 10  # denoising steps of a chunk

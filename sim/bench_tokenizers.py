@@ -41,7 +41,7 @@ class TokenizerBenchConfig:
 
     runs: tuple[Path, ...]  # runs or checkpoints of `wam train`, of the same robot
     dataset: Path  # LeRobot dataset whose frames are encoded and decoded; held out from all runs
-    out: Path = Path("outputs/bench_tokenizers")  # folder of results.json
+    out: Path = Path("runs/bench_tokenizers")  # folder of results.json
     frames: int = 256  # observations judged, spread over the dataset
     rounds: int = 20  # turns of each model; each is 20 encodings and one training step
     batch_size: int = 32  # observations of a training step

@@ -47,7 +47,7 @@ class WorldConfig:
     checkpoint: Path  # run folder of `wam train` with --loss.questions.forward, or one of its checkpoints
     dataset: tuple[Path, ...]  # what it was trained on (`wam collect`): frames for the probe of progress
     task: str = "reach"  # task of the suite
-    out: Path = Path("outputs/world")  # folder of results.json, table.md, plot.png and strip.png
+    out: Path = Path("runs/world")  # folder of results.json, table.md, plot.png and strip.png
     split: str = "test"  # seeds of the scenes: validation while choosing, test for what is reported
     starts: int = 25  # scenes; each gives one plan of every kind
     chunks: int = 3  # chunks of a plan, one horizon each

@@ -47,7 +47,7 @@ class LabelConfig:
     videos: tuple[Path, ...] = ()  # one video per camera, in the order of the robot file
     dataset: Path | None = None  # or a LeRobot v3 dataset: labels every episode and compares with its own actions
     task: str = ""  # instruction of the videos; without it no dataset is written from them
-    out: Path = Path("outputs/labels")  # CSV files (time [s], then one column per joint) and dataset/ to train on
+    out: Path = Path("runs/labels")  # CSV files (time [s], then one column per joint) and dataset/ to train on
     video: str = "exact"  # codec of the dataset's videos, exact or portable, as for `wam collect`
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class ViewConfig:
 
     checkpoint: Path  # run folder of `wam train`, or one of its checkpoints
     dataset: Path  # LeRobot v3 dataset; held-out episodes say more than those it was trained on
-    out: Path = Path("outputs/view")  # folder of film.mp4, horizons.png and results.json
+    out: Path = Path("runs/view")  # folder of film.mp4, horizons.png and results.json
     question: str = "policy"  # policy: what the model expects; forward: what it expects under the recorded actions
     horizons: int = 3  # how often the imagined frame becomes the next observation
     starts: int = 24  # start frames, spread over the episodes

@@ -10,7 +10,9 @@ import pty
 import select
 import threading
 import tty
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 1, 2, 3, 0x82, 0x83
 BROADCAST = 0xFE
@@ -59,6 +61,23 @@ class Servo:
             self.set(PRESENT, self.get(GOAL))
 
 
+def be_patient(seconds: Callable[[], float]) -> None:
+    """Makes LeRobot's bus of this process wait longer for an answer, by what a call at each packet says [s].
+
+    Real servos answer within a millisecond and LeRobot gives them fifty. A thread that plays them may not be run for
+    longer than that on a busy machine.
+    """
+    from lerobot.motors.feetech import feetech
+
+    plain = feetech.patch_setPacketTimeout
+
+    def patient(handler: Any, packet_length: int) -> None:
+        plain(handler, packet_length)
+        handler.packet_timeout += 1e3 * seconds()
+
+    feetech.patch_setPacketTimeout = patient
+
+
 class FakeBus:
     """A serial device with servos 1 to 6; ``path`` stays the same when it is unplugged and plugged in again."""
 
@@ -92,6 +111,11 @@ class FakeBus:
         self._thread.join()
         os.close(self._slave)
         os.close(self._master)
+
+    @property
+    def answers(self) -> bool:
+        """Whether every servo would answer, if not at once."""
+        return not self.mute and not self._stop.is_set()
 
     def close(self) -> None:
         """Ends it, plugged in or not."""

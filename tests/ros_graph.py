@@ -164,6 +164,12 @@ class Graph:
         flags = [word for value in parameters for word in ("-p", value)]
         return self.run(Path(name).stem, [*script, "--ros-args", *flags, *arguments])
 
+    def start_with_servos(self, name: str, *parameters: str) -> Process:
+        """Starts a node that waits longer than it would for the answers of simulated servos."""
+        flags = [word for value in parameters for word in ("-p", value)]
+        script = str(Path(__file__).parent / "patient_servos.py")
+        return self.run(name, [script, f"ros_nodes.{name}_node", "--ros-args", *flags])
+
     def run(self, name: str, arguments: Sequence[str]) -> Process:
         """Starts a Python process; a second one of the same name replaces the first in ``processes``."""
         if name in self.processes:

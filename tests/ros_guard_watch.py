@@ -97,7 +97,8 @@ class GuardWatch:
         """Time from the last sign of life to the guard's first tick in a state, and what is granted beyond a gate [s].
 
         The last sign of life is when the guard heard the last chunk or joint state, by what it says about that, but
-        never before the fault was made: a message on its way may arrive after that.
+        never before the fault was made: a message on its way may arrive after that. An e-stop counts from when it
+        arrived: the threads of the middleware that bring it, here and there, may not be run for a while either.
 
         Args:
             since: Steady time before which the fault was not there [s].
@@ -110,6 +111,8 @@ class GuardWatch:
         tick, values = ticks[first]
         age = AGE.search(values["reason"])
         sign = max(since if acted is None else acted, tick - float(age[1] or age[2]) if age else 0.0)
+        if values["reason"] == "e-stop":
+            sign += max(0.0, float(values["e_stop_delivery_s"]))
         window = [other for other, _ in ticks[: first + 1] if other > since - 0.2]
         return tick - sign, TICK_GATE_S + lateness(window, PERIOD)
 

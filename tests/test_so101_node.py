@@ -38,7 +38,7 @@ def test_a_person_moves_the_servos_through_the_guard(servos, tmp_path):
     patient = tmp_path / "so101.yaml"
     patient.write_text(yaml.safe_dump(data))
     with Graph(tmp_path) as graph:
-        graph.start(
+        graph.start_with_servos(
             "arm",
             "robot:=so101",
             "backend:=so101",

@@ -137,7 +137,7 @@ def test_a_leader_arm_is_followed_by_name(tmp_path):
                 "leader_port": servos.path,
                 "leader_calibration": tmp_path / "leader.json",
             }
-            graph.start("teleop", *(f"{name}:={value}" for name, value in options.items()))
+            graph.start_with_servos("teleop", *(f"{name}:={value}" for name, value in options.items()))
             graph.until(lambda: len(arm.commands) > 10, "commands arrive")
             expected = [0, 200 * 2 * np.pi / 4095, 0, 0, 0, 1.0]
             np.testing.assert_allclose(arm.commands.last.points[0].positions, expected, atol=1e-5)

@@ -96,6 +96,8 @@ class GuardWatch:
     ) -> tuple[float, float]:
         """Time from the last sign of life to the guard's first tick in a state, and what is granted beyond a gate [s].
 
+        It may be in that state for another reason by then, which makes the time short or negative.
+
         The last sign of life is when the guard heard the last chunk or joint state, by what it says about that, but
         never before the fault was made: a message on its way may arrive after that. An e-stop counts from when it
         arrived: the threads of the middleware that bring it, here and there, may not be run for a while either.
@@ -109,12 +111,15 @@ class GuardWatch:
         ticks = [(float(values["tick_s"]), values) for values in map(_values, self.states.items)]
         first = next(place for place, (_, values) in enumerate(ticks) if _is(values, state, reason, since))
         tick, values = ticks[first]
+        begun = first  # of the state: for another reason, where a pause of this process spoilt something else as well
+        while begun > 0 and ticks[begun - 1][1]["state"] == state and ticks[begun - 1][0] > since:
+            begun -= 1
         age = AGE.search(values["reason"])
         sign = max(since if acted is None else acted, tick - float(age[1] or age[2]) if age else 0.0)
         if values["reason"] == "e-stop":
             sign += max(0.0, float(values["e_stop_delivery_s"]))
         window = [other for other, _ in ticks[: first + 1] if other > since - 0.2]
-        return tick - sign, TICK_GATE_S + lateness(window, PERIOD)
+        return ticks[begun][0] - sign, TICK_GATE_S + lateness(window, PERIOD)
 
     def path(self, since: float) -> np.ndarray:
         """(T, A) commanded positions from a time on."""

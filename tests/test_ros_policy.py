@@ -69,9 +69,9 @@ def policy_report(reports: Heard, name: str = "policy", *, since_ns: int = 0) ->
     return {"message": ""}
 
 
-def brave_robot(folder: Path) -> Path:
+def brave_robot(folder: Path, **safety: float) -> Path:
     """Robot file of sim6 whose guard engages on the far-away first action of an untrained policy, and is patient."""
-    return patient_robot(folder, engage_error=4.0)
+    return patient_robot(folder, engage_error=4.0, **safety)
 
 
 def untrained_bundle(folder: Path, robot: RobotSpec) -> Path:
@@ -111,6 +111,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory, bundle: Path, robot_file: Pa
 
 @pytest.fixture
 def running(scene: Scene) -> Scene:
+    if scene.graph.processes["policy"].popen.poll() is not None:  # a test that failed left it dead
+        scene.start_policy(TASK)
+    scene.graph.processes["policy"].popen.send_signal(signal.SIGCONT)
     scene.graph.until(lambda: scene.policy()["message"] == "planning", "the policy plans")
     scene.watch.run()
     return scene

@@ -1,4 +1,4 @@
-"""A guard as a process at the edge of what it allows: its workspace's edge, and a loop that was not run for a while."""
+"""A guard as a process: the edge of its workspace, a loop that was not run for a while, and a person who lets go."""
 
 import signal
 import time
@@ -12,7 +12,10 @@ import yaml
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 pytest.importorskip("rclpy")
 
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
+
 from calibration.kinematics import open_kinematics  # noqa: E402
+from ros_nodes import messages, qos  # noqa: E402
 from ros_nodes.diagnostics import ERROR, values_of  # noqa: E402
 from tests.ros_fake_policy import ROBOT  # noqa: E402
 from tests.ros_fakes import HOME, FakePolicyTimer, FakeRobot, patient_robot  # noqa: E402
@@ -46,9 +49,12 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
 
 
 @pytest.fixture(scope="module")
-def watch(graph: Graph) -> GuardWatch:
-    robot = FakeRobot(graph)
-    FakePolicyTimer(graph, robot)
+def policy(graph: Graph) -> FakePolicyTimer:
+    return FakePolicyTimer(graph, FakeRobot(graph))
+
+
+@pytest.fixture(scope="module")
+def watch(graph: Graph, policy: FakePolicyTimer) -> GuardWatch:
     return GuardWatch(graph)
 
 
@@ -87,3 +93,34 @@ def test_a_guard_that_was_not_run_says_so_and_keeps_the_limits(graph: Graph, wat
     watch.moves(0.1)
     assert watch.values["engaged"] == "true"  # nothing was latched
     watch.check_limits(begun)
+
+
+def test_a_person_who_lets_go_leaves_the_arm_held_and_then_to_the_policy(
+    graph: Graph, watch: GuardWatch, policy: FakePolicyTimer
+) -> None:
+    graph.start("guard", f"robot:={patient_robot(graph.folder / 'plain')}")
+    watch.until("HOLD", reason="not engaged")
+    policy.on = False
+    publisher = graph.node.create_publisher(JointTrajectory, "teleop/command", qos.CHUNK)
+    target = watch.path(0.0)[-1].copy()
+    target[1] += 0.1  # near enough to take over
+
+    def command() -> None:
+        publisher.publish(messages.single_point(ROBOT.action_names, target, graph.node.get_clock().now().to_msg()))
+
+    hand = graph.node.create_timer(0.02, command)
+    begun = time.monotonic()
+    graph.until(lambda: graph.call("guard/engage").success, "the guard engages for a person")
+    watch.until("RUN_TELEOP", since=begun)
+    graph.until(lambda: abs(watch.path(begun)[-1, 1] - target[1]) < 0.01, "the arm follows the person")
+    hand.cancel()
+    let_go = time.monotonic()
+    watch.until("HOLD", since=let_go)
+    seconds, allowance = watch.reaction(let_go, "HOLD")
+    assert seconds <= ROBOT.safety.teleop_age_s + 0.1 + allowance  # the last command may still be on its way
+    np.testing.assert_allclose(watch.rest()[1], target[1], atol=0.02)
+    policy.on = True
+    watch.until("RUN_POLICY")  # with the first chunk that comes; nobody has to engage again
+    watch.check_limits(begun)
+    graph.node.destroy_timer(hand)
+    graph.node.destroy_publisher(publisher)

@@ -1,6 +1,6 @@
 """Where training runs: device, precision, and how a batch is shared by processes and accumulated gradients.
 
-HuggingFace Accelerate does the work: it reads what ``accelerate launch`` or ``torchrun`` set, starts the process group,
+HuggingFace Accelerate does the work: it reads what ``torchrun`` set, starts the process group,
 averages gradients and runs the forward pass in bfloat16. A batch is cut into equal shards, one for each process and
 accumulation step; noise belongs to a shard and not to a process, so the same shards give the same gradients to
 rounding however many processes compute them. One process and one shard, the default, computes what it would without

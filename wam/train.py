@@ -2,7 +2,7 @@
 
 Everything random in step n is a function of (seed, n), so a run that was interrupted and started again with the same
 command gives the same weights, bit for bit on a CPU, as one that was not. Ctrl-C or SIGTERM finishes the step, writes a
-checkpoint and leaves with status 130. Started by ``accelerate launch`` or ``torchrun``, several processes share every
+checkpoint and leaves with status 130. Started by ``torchrun``, several processes share every
 batch (``wam.processes``); the first of them writes.
 """
 

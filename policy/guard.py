@@ -318,7 +318,7 @@ class Guard:
         if self._state in RUNNING and motion.at_workspace:
             self._reason += ", at the edge of the workspace"
         self._holds = self._holds + 1 if self._stopping and motion.at_rest else 0
-        motion.player.note(self._robot_now, motion.position)
+        motion.player.note(self._robot_now)
 
     def _must_rebase(self) -> bool:
         return self._rebases and self._motion.at_rest and not self._stopping

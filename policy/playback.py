@@ -39,7 +39,7 @@ class ChunkPlayer:
         """Forgets chunk and history; for a clock jump or a reset."""
         self.drop()
         self._played_s = 0.0
-        self._history: deque[tuple[float, float, np.ndarray]] = deque()  # robot time, play time, commanded position
+        self._history: deque[tuple[float, float]] = deque()  # robot time, play time
 
     def drop(self) -> None:
         """Forgets the chunk."""
@@ -59,9 +59,9 @@ class ChunkPlayer:
         """The chunk's last action has been played."""
         return self._path is not None and self._elapsed_s >= self._path.end_s
 
-    def note(self, robot_now: float, position: np.ndarray) -> None:
-        """Remembers what was commanded at a tick, to place later observations."""
-        self._history.append((robot_now, self._played_s, position.copy()))
+    def note(self, robot_now: float) -> None:
+        """Remembers how far play had come at a tick, to place later observations."""
+        self._history.append((robot_now, self._played_s))
         while self._history[0][0] < robot_now - HISTORY_S:
             self._history.popleft()
 
@@ -74,14 +74,13 @@ class ChunkPlayer:
             velocity: (A,) of the commanded position [rad/s].
             from_rest: After a hold: action 0 is due now. Else play continues at the action that is due.
         """
-        then_s, origin = (self._played_s, position) if from_rest else self._at(chunk.stamp, position)
-        self._elapsed_s = self._played_s - then_s
-        reach_s = min(self._reach_s, float(chunk.times_s[1] - chunk.times_s[0]))
-        self._path = ChunkPath(origin, chunk.times_s, chunk.positions, reach_s)
+        self._elapsed_s = 0.0 if from_rest else self._played_s - self._at(chunk.stamp)
+        self._path = self._path_of(chunk, position if from_rest else None)
         planned, planned_velocity = self._path.at(self._elapsed_s)
         self._fade = Fade(
             position - planned,
-            velocity - planned_velocity,
+            # A gripper is told to close within one action: a speed that no axis has is none to be made up for
+            velocity - np.clip(planned_velocity, -self._limits.velocity, self._limits.velocity),
             fade_s=self._fade_s,
             acceleration=self._limits.acceleration,
             longest_s=LONGEST_FADE_S,
@@ -109,11 +108,23 @@ class ChunkPlayer:
         offset, drift = self._fade.at(self._since_seam_s)
         return position + offset, velocity + drift
 
-    def _at(self, stamp: float, position: np.ndarray) -> tuple[float, np.ndarray]:
-        """Play time and commanded position at a robot time; the ends of the history beyond it."""
+    def _path_of(self, chunk: CheckedChunk, start: np.ndarray | None) -> ChunkPath:
+        """The chunk's path, from a position at rest or, without one, as if it had been under way before.
+
+        A path from where the arm was told to be at the observation would be wrong here: what the two disagree about is
+        the seam's to fade out. Catching up within the first step as well asks for a speed that no axis has, and the
+        fade, which keeps the speed continuous, then drives the arm away from the chunk, farther with every new one.
+        """
+        first, second = chunk.positions[0], chunk.positions[1]
+        step_s = float(chunk.times_s[1] - chunk.times_s[0])
+        reach_s = min(self._reach_s, step_s)
+        if start is None:
+            start = first - (reach_s / step_s) * (second - first)
+        return ChunkPath(start, chunk.times_s, chunk.positions, reach_s)
+
+    def _at(self, stamp: float) -> float:
+        """Play time at a robot time [s]; the ends of the history beyond it."""
         if not self._history:
-            return self._played_s, position
-        times = np.array([entry[0] for entry in self._history])
-        played = float(np.interp(stamp, times, [entry[1] for entry in self._history]))
-        nearest = int(np.clip(np.searchsorted(times, stamp), 0, len(times) - 1))
-        return played, self._history[nearest][2]
+            return self._played_s
+        times, played = zip(*self._history, strict=True)
+        return float(np.interp(stamp, times, played))

@@ -22,7 +22,7 @@ class PolicyParameters:
     device: str = field(default=AUTO, metadata=param("where it runs", choices=(AUTO, "cpu", "cuda")))
     threads: int = field(default=0, metadata=param("CPU threads of the network; 0 lets the backend choose", low=0))
     n_steps: int = field(default=0, metadata=param("denoising steps per chunk; 0 takes the bundle's", low=0, high=1000))
-    mode: str = field(default="asynchronous", metadata=param("how chunks are joined", choices=LIVE_MODES))
+    mode: str = field(default="temporal_ensembling", metadata=param("how chunks are joined", choices=LIVE_MODES))
     execution_horizon: int = field(
         default=0, metadata=param("actions after which a chunk is replaced; 0 takes half of it", low=0)
     )

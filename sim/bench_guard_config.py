@@ -25,18 +25,18 @@ class Row:
 
 
 ROWS: Mapping[str, Row] = {
-    "async": Row(what="the newest chunk takes over; same noise (what the policy node does)", mode="async"),
-    "async-fresh": Row(what="the same, fresh noise for every chunk", mode="async", same_noise=False),
+    "ensemble": Row(what="temporal ensembling, fresh noise (what the policy node does)", mode="temporal-ensembling"),
+    "async": Row(what="the newest chunk takes over; same noise", mode="async"),
+    "async-fresh": Row(what="the same as async, fresh noise for every chunk", mode="async", same_noise=False),
     "async-fresh-slow": Row(
-        what=f"the same, replanned every {SLOW_S:g} s only", mode="async", same_noise=False, slow=True
+        what=f"the same as async-fresh, replanned every {SLOW_S:g} s only", mode="async", same_noise=False, slow=True
     ),
     "rtc-2": Row(what="real-time chunking, horizon 2, fresh noise", mode="real-time-chunking", execution_horizon=2),
     "rtc-4": Row(what="real-time chunking, horizon 4, fresh noise", mode="real-time-chunking", execution_horizon=4),
     "rtc-4-same": Row(
-        what="the same on the same noise", mode="real-time-chunking", execution_horizon=4, same_noise=True
+        what="the same as rtc-4 on the same noise", mode="real-time-chunking", execution_horizon=4, same_noise=True
     ),
-    "ensemble": Row(what="temporal ensembling, fresh noise", mode="temporal-ensembling"),
-    "ensemble-same": Row(what="the same on the same noise", mode="temporal-ensembling", same_noise=True),
+    "ensemble-same": Row(what="temporal ensembling on the same noise", mode="temporal-ensembling", same_noise=True),
     "hold-last": Row(what="plays three actions, then waits for the next chunk", mode="hold-last", execution_horizon=3),
 }
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.chunk_checks import CheckedChunk
-from policy.limiter import AxisLimits
+from policy.limiter import AxisLimits, Limiter
 from policy.playback import ChunkPlayer
 from policy.seams import ChunkPath, Fade
 from wam.robot import load_robot
@@ -99,14 +99,14 @@ def test_a_chunk_that_agrees_with_the_last_one_is_played_as_if_there_were_no_sea
     position, velocity = np.zeros(7), np.full(7, 0.5)
     line = lambda stamp: 0.5 * (stamp - 10.0 + DT * (1 + np.arange(16)))  # noqa: E731  reached a step later
     play.start(chunk(line(10.0), 10.0), position, velocity, from_rest=True)
-    play.note(now, position)
+    play.note(now)
     for tick in range(1, 60):
         now = 10.0 + tick * dt
         if tick % 7 == 0:
             stamp = now - 3 * dt
             play.start(chunk(line(stamp), stamp, tick), position, velocity, from_rest=False)
         position, velocity = play.advance(dt)
-        play.note(now, position)
+        play.note(now)
         np.testing.assert_allclose(position, 0.5 * (now - 10.0), atol=2e-3)
         np.testing.assert_allclose(velocity, 0.5, atol=0.05)
 
@@ -117,9 +117,9 @@ def test_time_that_was_not_played_does_not_count():
     play.start(chunk(np.zeros(16), 10.0), position, position, from_rest=True)
     for tick in range(1, 6):
         play.advance(0.02)
-        play.note(10.0 + 0.02 * tick, position)
+        play.note(10.0 + 0.02 * tick)
     for tick in range(6, 30):  # half a second of holding: the play clock stands still
-        play.note(10.0 + 0.02 * tick, position)
+        play.note(10.0 + 0.02 * tick)
     play.start(chunk(np.zeros(16), 10.0, 1), position, position, from_rest=False)
     play.advance(0.02)
     assert play.consumed == (0, 1, 1)  # 0.1 s were played since 10.0, not 0.6
@@ -133,3 +133,47 @@ def test_a_chunk_that_is_over_stops_the_play_clock():
         play.advance(0.02)
     assert play.exhausted
     assert play.consumed == (0, 0, 2)
+
+
+@pytest.mark.parametrize("late_ticks", [0, 1, 3, 5], ids=lambda ticks: f"{20 * ticks} ms")
+def test_an_arm_that_is_off_its_plan_comes_back_however_often_it_is_replanned(late_ticks):
+    """A seam that fades over several chunks must not be driven farther by each of them."""
+    play, limiter, dt = player(), Limiter(LIMITS), 0.02
+    limiter.rebase(np.full(7, 0.4))
+    limiter.velocity = np.full(7, 2.0)  # away from the plan, which is to rest at 0
+    play.start(chunk(np.zeros(16), 10.0), limiter.position, limiter.velocity, from_rest=True)
+    farthest, path = 0.0, []
+    for tick in range(150):
+        now = 10.0 + tick * dt
+        if tick % 5 == late_ticks % 5 and tick >= late_ticks:
+            stamp = now - late_ticks * dt
+            play.start(chunk(np.zeros(16), stamp, 1 + tick), limiter.position, limiter.velocity, from_rest=False)
+        limiter.towards(*play.advance(dt), dt)
+        play.note(now + dt)
+        path.append(limiter.position[0])
+    farthest = max(np.abs(path))
+    assert farthest < 0.4 + 2.0**2 / (2 * 15) + 0.2  # what stopping takes, and a little
+    assert max(np.abs(path[75:])) < 0.05
+    assert max(np.abs(path[100:])) < 0.01
+
+
+def test_a_gripper_that_is_told_to_close_at_once_closes_while_chunks_keep_coming():
+    """Opening 1 to 0 from one action to the next, which no gripper can, planned anew every 0.1 s and 60 ms late."""
+    play, limiter, dt = player(), Limiter(LIMITS), 0.02
+    limiter.rebase(np.ones(7))
+    play.start(chunk(np.ones(16), 10.0), limiter.position, limiter.velocity, from_rest=True)
+    gripper = []
+    for tick in range(60):
+        now = 10.0 + tick * dt
+        if tick % 5 == 3:
+            stamp, close = now - 3 * dt, 10.3  # when it is to be closed, in every plan
+            times = stamp + DT * np.arange(16)
+            plan = np.where(times < close - 1e-9, 1.0, 0.0)
+            play.start(chunk(plan, stamp, 1 + tick), limiter.position, limiter.velocity, from_rest=False)
+        limiter.towards(*play.advance(dt), dt)
+        play.note(now + dt)
+        gripper.append(limiter.position[-1])
+    assert gripper[14] > 0.9  # not before it is told to
+    assert max(gripper[15:]) <= 1.0 + 0.05
+    assert max(gripper[45:]) < 0.05  # within 0.6 s
+    assert (np.diff(gripper[20:]) < 0.01).all()  # and it does not open again on the way

@@ -223,7 +223,7 @@ def test_a_gripper_that_holds_an_object_is_no_fault_and_keeps_its_grip_in_one():
     rig = Rig(robot).engaged()
     closed = rig.arm.copy()
     closed[-1] = 0.05
-    for _ in range(60):
+    for _ in range(100):
         rig.send(positions=np.tile(closed, (16, 1)))
         rig.tick()
         rig.arm[-1] = max(rig.arm[-1], 0.25)  # the object is in the way

@@ -34,7 +34,7 @@ from wam.robot import RobotSpec, load_robot, robot_file
 
 __all__ = ["PolicyNode", "PolicyParameters", "main"]
 
-LISTEN_S = 2.0  # before it starts by itself, a policy listens this long for another one: diagnostics come every second
+LISTEN_S = 3.0  # before it starts by itself, a policy listens this long for another one: diagnostics come every second
 CAMERAS_S = 30.0  # and this long for the first pictures, where they are to be checked
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 

@@ -28,6 +28,7 @@ LEAVE_S = 20.0  # a process that was asked to end and has not by then is killed
 # A request to a node that was killed and started again may reach the dead one, whom the graph still lists for twenty
 # seconds. Where asking twice does no harm, it is asked again after this long.
 ASK_AGAIN_S = 6.0
+SOCKETS = {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}  # read when a process joins the graph
 ASKED_ONCE = ("recorder/stop", "recorder/discard", "arm/next_episode", "calibration/capture")
 
 
@@ -129,10 +130,18 @@ class Process:
 
 
 class Graph:
-    """Processes and one listening node on a private domain; a context manager."""
+    """Processes and one listening node on a private domain; a context manager.
 
-    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None) -> None:
-        self.folder, self._extra = folder, environment or {}
+    Args:
+        folder: For logs.
+        environment: More of it, for the processes.
+        sockets: Talk through sockets alone. A process that is stopped or killed while it holds a lock in shared memory
+            keeps others from hearing anything, which is not what a test of ours that stops one is about.
+    """
+
+    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None, sockets: bool = False) -> None:
+        self.folder, self._extra = folder, {**(environment or {}), **(SOCKETS if sockets else {})}
+        self._sockets = sockets
         self._stack = contextlib.ExitStack()
         self.processes: dict[str, Process] = {}
 
@@ -142,7 +151,8 @@ class Graph:
 
         self.domain = self._stack.enter_context(private_domain())
         self.environment = {**ros_environment(self.domain, self.folder), **self._extra}
-        with changed_environment({"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(self.folder)}):
+        own = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(self.folder)}
+        with changed_environment({**own, **(SOCKETS if self._sockets else {})}):
             self.context = rclpy.Context()
             self.context.init(args=[], domain_id=self.domain)
             self._stack.callback(self.context.try_shutdown)

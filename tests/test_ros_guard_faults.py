@@ -25,7 +25,7 @@ STATES_LOST_S = 0.17
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with Graph(tmp_path_factory.mktemp("faults")) as graph:
+    with Graph(tmp_path_factory.mktemp("faults"), sockets=True) as graph:
         graph.start("guard", f"robot:={patient_robot(graph.folder)}")
         yield graph
 
@@ -227,6 +227,7 @@ def button(graph: Graph, watch: GuardWatch) -> Iterator[Publisher]:
 
 
 def test_an_e_stop_latches_until_it_is_released_and_reset(graph: Graph, running: GuardWatch, button: Publisher) -> None:
+    begun = time.monotonic()  # what came before, the arm put elsewhere for one, is none of this
     graph.until(lambda: button.get_subscription_count() >= 3, "the guard listens to the button")
     for timed in (False, True):  # once to know that the two have found each other
         pressed = time.monotonic()
@@ -236,7 +237,7 @@ def test_an_e_stop_latches_until_it_is_released_and_reset(graph: Graph, running:
         seconds, allowance = running.reaction(pressed, "FAULT", reason="e-stop", acted=acted)
         assert not timed or seconds <= 0.1 + allowance
         running.rest()
-        running.check_limits(pressed - 0.5)
+        running.check_limits(max(begun, pressed - 0.5))
         assert "pressed" in graph.call("guard/reset").message
         assert "FAULT" in graph.call("guard/engage").message
         button.publish(Bool(data=False))

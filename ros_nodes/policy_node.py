@@ -62,7 +62,8 @@ class PolicyNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Ends inference first."""
-        self._stop("shut down")
+        if hasattr(self, "_planning"):  # a node whose constructor raised is destroyed as well
+            self._stop("shut down")
         super().destroy_node()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -135,11 +135,6 @@ class Guard:
         refusal = self._inputs.take_teleop(names, positions, stamp, now)
         return self._refuse("teleop", refusal) if refusal else ""
 
-    @property
-    def e_stop_pressed(self) -> bool:
-        """The e-stop topic's last value."""
-        return self._inputs.e_stop_pressed
-
     def on_e_stop(self, active: bool, now: float) -> None:
         """Takes the e-stop topic. True stops and latches; False only lets ``reset`` work again."""
         self._inputs.e_stop_pressed = active

@@ -69,7 +69,6 @@ class GuardNode(Node):
         self._period = 1.0 / self._robot.safety.guard_rate_hz
         self._times, self._chunk_clock = TickTimes(self._period), ChunkClock()
         self._bad_states, self._bad_state = 0, ""
-        self._e_stop_delivery_s = 0.0  # how long the last press of the button was on its way
         self._open_topics()
         self._reporter = DiagnosticsReporter(self, self._health, hardware_id=self._robot.name)
         self.create_timer(self._period, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -83,7 +82,7 @@ class GuardNode(Node):
         self.create_subscription(JointTrajectory, TELEOP_TOPIC, self._on_teleop, qos.CHUNK)
         # An e-stop sent by hand is not latched, and somebody's button may be best effort; each must stop the arm
         for profile in (qos.LATCHED, qos.VOLATILE, qos.STATE):
-            self.create_subscription(Bool, E_STOP_TOPIC, self._on_e_stop, profile)  # type: ignore[arg-type]  # with info
+            self.create_subscription(Bool, E_STOP_TOPIC, self._on_e_stop, profile)
         self.create_subscription(Empty, HEARTBEAT_TOPIC, lambda _: self._guard.on_heartbeat(_now()), qos.STATE)
         kind = Float64MultiArray if self._interface == "forward" else JointTrajectory
         self._commands = self.create_publisher(kind, robot.command_topic, qos.COMMAND)
@@ -128,11 +127,8 @@ class GuardNode(Node):
         if refusal:
             self.get_logger().warning(f"teleoperation refused: {refusal}", throttle_duration_sec=1.0)
 
-    def _on_e_stop(self, message: Bool, info: dict[str, int]) -> None:
-        news = message.data and not self._guard.e_stop_pressed  # the same press arrives at several subscriptions
+    def _on_e_stop(self, message: Bool) -> None:
         self._guard.on_e_stop(message.data, _now())
-        if news:
-            self._e_stop_delivery_s = 1e-9 * (info["received_timestamp"] - info["source_timestamp"])
 
     def _e_stop(self, now: float) -> tuple[bool, str]:
         self._guard.e_stop(now)
@@ -152,11 +148,7 @@ class GuardNode(Node):
             self._commands.publish(self._command_message(command))
         self._times.tick(now)
         self._chunk_clock.consumed(*command.consumed[:2], robot_now)
-        values = {
-            **self._guard.status(),
-            "latency_s": f"{self._chunk_clock.latency_s:.4f}",
-            "e_stop_delivery_s": f"{self._e_stop_delivery_s:.4f}",
-        }
+        values = {**self._guard.status(), "latency_s": f"{self._chunk_clock.latency_s:.4f}"}
         level = LEVELS[values.pop("level")]
         self._states.publish(status_message("guard", Health(level=level, message=command.reason, values=values)))
 

@@ -99,8 +99,7 @@ class GuardWatch:
         It may be in that state for another reason by then, which makes the time short or negative.
 
         The last sign of life is when the guard heard the last chunk or joint state, by what it says about that, but
-        never before the fault was made: a message on its way may arrive after that. An e-stop counts from when it
-        arrived: the threads of the middleware that bring it, here and there, may not be run for a while either.
+        never before the fault was made: a message on its way may arrive after that.
 
         Args:
             since: Steady time before which the fault was not there [s].
@@ -116,8 +115,6 @@ class GuardWatch:
             begun -= 1
         age = AGE.search(values["reason"])
         sign = max(since if acted is None else acted, tick - float(age[1] or age[2]) if age else 0.0)
-        if values["reason"] == "e-stop":
-            sign += max(0.0, float(values["e_stop_delivery_s"]))
         window = [other for other, _ in ticks[: first + 1] if other > since - 0.2]
         return ticks[begun][0] - sign, TICK_GATE_S + lateness(window, PERIOD)
 

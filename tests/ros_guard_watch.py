@@ -122,6 +122,11 @@ class GuardWatch:
         """(T, A) commanded positions from a time on."""
         return np.array([command_by_name(message, ROBOT.action_names) for _, message in self.commands.since(since)])
 
+    def commanded(self, since: float = 0.0) -> np.ndarray:
+        """(A,) newest commanded position; waits for one after a time. A guard is often heard on one topic first."""
+        self.graph.until(lambda: self.commands.since(since), "the guard commands")
+        return self.path(since)[-1]
+
     def check_limits(self, since: float) -> None:
         """No command is farther from the one before than the fastest joint moves in the longest tick.
 

@@ -102,7 +102,7 @@ def test_a_person_who_lets_go_leaves_the_arm_held_and_then_to_the_policy(
     watch.until("HOLD", reason="not engaged")
     policy.on = False
     publisher = graph.node.create_publisher(JointTrajectory, "teleop/command", qos.CHUNK)
-    target = watch.path(0.0)[-1].copy()
+    target = watch.commanded(since=time.monotonic())
     target[1] += 0.1  # near enough to take over
 
     def command() -> None:
@@ -112,7 +112,7 @@ def test_a_person_who_lets_go_leaves_the_arm_held_and_then_to_the_policy(
     begun = time.monotonic()
     graph.until(lambda: graph.call("guard/engage").success, "the guard engages for a person")
     watch.until("RUN_TELEOP", since=begun)
-    graph.until(lambda: abs(watch.path(begun)[-1, 1] - target[1]) < 0.01, "the arm follows the person")
+    graph.until(lambda: abs(watch.commanded(begun)[1] - target[1]) < 0.01, "the arm follows the person")
     hand.cancel()
     let_go = time.monotonic()
     watch.until("HOLD", since=let_go)

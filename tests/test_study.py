@@ -9,13 +9,19 @@ import pytest
 import tyro
 
 from sim import study
+from sim.collect import CollectConfig
 from sim.commands import command_line
 from sim.demo_stages import StageCommand
+from sim.evaluate import EvaluateConfig
 from sim.studies import STUDIES, Study
 from sim.study import main, markdown
 from sim.study_plan import Plan
 from wam.cli import VERBS
 from wam.errors import ConfigError
+from wam.export import ExportConfig
+from wam.train_config import TrainConfig
+
+TAKES = {"collect": CollectConfig, "train": TrainConfig, "export": ExportConfig, "evaluate": EvaluateConfig}
 
 RESULTS = """
 import json, pathlib, sys
@@ -40,6 +46,9 @@ def test_every_study_consists_of_commands_that_exist(name: str, tmp_path: Path):
     assert len({cell.results for cell in plan.cells}) == len(plan.cells) > 0
     made = {stage.output for stage in plan.stages}
     assert all(cell.results in made for cell in plan.cells)
+    for stage in plan.stages:
+        if stage.argv[3] in TAKES:  # and their options go together
+            tyro.cli(TAKES[stage.argv[3]], args=stage.argv[4:])
 
 
 def fake(plan: Plan) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ros_nodes.distribution import changed_environment
+from ros_nodes.distribution import changed_environment, distribution
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOMAINS = range(1, 102)  # above 101, discovery ports meet Linux's ephemeral ports
@@ -28,7 +28,12 @@ LEAVE_S = 20.0  # a process that was asked to end and has not by then is killed
 # A request to a node that was killed and started again may reach the dead one, whom the graph still lists for twenty
 # seconds. Where asking twice does no harm, it is asked again after this long.
 ASK_AGAIN_S = 6.0
-SOCKETS = {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}  # read when a process joins the graph
+# Read when a process joins the graph. The middleware adds shared memory of its own to a discovery range of LOCALHOST,
+# whatever a profile or FASTDDS_BUILTIN_TRANSPORTS say, so the profile keeps to this machine instead.
+SOCKETS = {
+    "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT",
+    distribution(os.environ).variable: str(REPOSITORY / "tests/loopback.xml"),
+}
 ASKED_ONCE = ("recorder/stop", "recorder/discard", "arm/next_episode", "calibration/capture")
 
 

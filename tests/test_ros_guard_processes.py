@@ -170,6 +170,12 @@ def test_a_killed_guard_leaves_the_arm_where_it_was_told_last(graph: Graph, runn
     np.testing.assert_allclose(running.commanded(since=time.monotonic()), held, atol=0.03)
 
 
+def test_processes_that_are_stopped_and_killed_share_no_memory(graph: Graph, running: GuardWatch) -> None:
+    maps = {name: process.mapped_files() for name, process in graph.processes.items() if process.popen.poll() is None}
+    assert "guard" in maps
+    assert [name for name, files in maps.items() if "/dev/shm/fast" in files] == []
+
+
 def test_the_guard_needs_neither_network_nor_camera_libraries(graph: Graph, running: GuardWatch) -> None:
     maps = graph.processes["guard"].mapped_files()
     assert "numpy" in maps

@@ -140,13 +140,14 @@ class Graph:
     Args:
         folder: For logs.
         environment: More of it, for the processes.
-        sockets: Talk through sockets alone. A process that is stopped or killed while it holds a lock in shared memory
-            keeps others from hearing anything, which is not what a test of ours that stops one is about.
+        shared_memory: Talk through it where Fast DDS does, as the launch files do. Sockets alone otherwise: a process
+            that is stopped or killed while it holds a lock in shared memory keeps others from hearing anything, which
+            is not what our tests are about.
     """
 
-    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None, sockets: bool = False) -> None:
-        self.folder, self._extra = folder, {**(environment or {}), **(SOCKETS if sockets else {})}
-        self._sockets = sockets
+    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None, shared_memory: bool = False) -> None:
+        self._transport = {} if shared_memory else SOCKETS
+        self.folder, self._extra = folder, {**self._transport, **(environment or {})}
         self._stack = contextlib.ExitStack()
         self.processes: dict[str, Process] = {}
 
@@ -155,9 +156,12 @@ class Graph:
         from rclpy.executors import SingleThreadedExecutor
 
         self.domain = self._stack.enter_context(private_domain())
+        # After the listener is gone: closing a port of shared memory while Fast DDS mends it, as it does when another
+        # process on it was killed, ends this process with a segmentation fault.
+        self._stack.callback(self._close_processes)
         self.environment = {**ros_environment(self.domain, self.folder), **self._extra}
         own = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(self.folder)}
-        with changed_environment({**own, **(SOCKETS if self._sockets else {})}):
+        with changed_environment({**own, **self._transport}):
             self.context = rclpy.Context()
             self.context.init(args=[], domain_id=self.domain)
             self._stack.callback(self.context.try_shutdown)
@@ -169,9 +173,11 @@ class Graph:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _close_processes(self) -> None:
         for process in self.processes.values():
             process.close()
-        self._stack.close()
 
     def start(self, name: str, *parameters: str, arguments: Sequence[str] = ()) -> Process:
         """Starts a node, ``ros_nodes.<name>_node`` or the given script, with ``key:=value`` parameters."""

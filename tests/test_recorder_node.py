@@ -32,7 +32,8 @@ def graph(tmp_path: Path, repository: Path) -> Graph:
     (tmp_path / "logs").mkdir()
     # Without the profile's shared memory, images of 640 x 480 are lost in silence.
     here = distribution(os.environ)
-    return Graph(tmp_path / "logs", environment={here.variable: str(repository / "config" / here.profile)})
+    profile = {here.variable: str(repository / "config" / here.profile)}
+    return Graph(tmp_path / "logs", environment=profile, shared_memory=True)
 
 
 def start_recording(robots: Graph) -> None:

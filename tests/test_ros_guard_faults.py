@@ -25,7 +25,7 @@ STATES_LOST_S = 0.17
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with Graph(tmp_path_factory.mktemp("faults"), sockets=True) as graph:
+    with Graph(tmp_path_factory.mktemp("faults")) as graph:
         graph.start("guard", f"robot:={patient_robot(graph.folder)}")
         yield graph
 

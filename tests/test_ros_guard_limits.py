@@ -44,7 +44,7 @@ def with_workspace(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    with Graph(tmp_path_factory.mktemp("limits"), sockets=True) as graph:
+    with Graph(tmp_path_factory.mktemp("limits")) as graph:
         yield graph
 
 

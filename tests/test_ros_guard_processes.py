@@ -30,7 +30,7 @@ FAKE_POLICY = str(REPOSITORY / "tests/ros_fake_policy.py")
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     folder = tmp_path_factory.mktemp("graph")
-    with Graph(folder, sockets=True) as graph:
+    with Graph(folder) as graph:
         graph.start("arm", "robot:=sim6")
         graph.start("guard", f"robot:={patient(graph)}")
         graph.start(FAKE_POLICY)

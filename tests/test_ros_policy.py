@@ -95,7 +95,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, robot_file: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, bundle: Path, robot_file: Path) -> Iterator[Scene]:
-    with Graph(tmp_path_factory.mktemp("policy"), sockets=True) as graph:
+    with Graph(tmp_path_factory.mktemp("policy")) as graph:
         graph.start("guard", f"robot:={robot_file}")
         scene = Scene(
             graph=graph,

@@ -52,6 +52,13 @@ def private_domain() -> Iterator[int]:
     raise RuntimeError("every ROS domain is taken by another test process.")
 
 
+@contextlib.contextmanager
+def private_sockets() -> Iterator[None]:
+    """Keeps what this process opens of ROS on a domain of its own and out of shared memory."""
+    with private_domain() as domain, changed_environment({"ROS_DOMAIN_ID": str(domain), **SOCKETS}):
+        yield
+
+
 def ros_environment(domain: int, logs: Path) -> dict[str, str]:
     """Environment of a ROS process that talks to nobody outside this machine and this domain."""
     return {

@@ -28,6 +28,7 @@ from ros_nodes import messages, qos  # noqa: E402
 from ros_nodes.diagnostics import Health, Window, status_message, values_of  # noqa: E402
 from ros_nodes.errors import MessageError, ParameterError  # noqa: E402
 from ros_nodes.parameters import declare, described, param  # noqa: E402
+from tests.ros_graph import private_sockets  # noqa: E402
 from wam.robot import load_robot  # noqa: E402
 from wam.spec import ActionChunk  # noqa: E402
 
@@ -49,10 +50,11 @@ class Parameters:
 
 @pytest.fixture(scope="module")
 def ros() -> Iterator["rclpy.Context"]:
-    context = rclpy.Context()
-    context.init(args=[])
-    yield context
-    context.try_shutdown()
+    with private_sockets():
+        context = rclpy.Context()
+        context.init(args=[])
+        yield context
+        context.try_shutdown()
 
 
 def declared(ros: "rclpy.Context", *arguments: str) -> Parameters:

@@ -14,7 +14,7 @@ from sensor_msgs.msg import JointState
 
 from ros_nodes import messages, qos
 from ros_nodes.top_view import GuardView, NodeView, StreamView, TopState, frame
-from tests.ros_graph import Graph
+from tests.ros_graph import Graph, private_sockets
 from wam.cli import main
 from wam.robot import load_robot
 
@@ -128,7 +128,8 @@ def test_top_against_a_running_guard(tmp_path):
     ],
 )
 def test_wrong_arguments_are_one_message(arguments, message, capsys):
-    assert main(arguments) == 2
+    with private_sockets():
+        assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1

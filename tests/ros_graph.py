@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ros_nodes.distribution import changed_environment, distribution
+from ros_nodes.distribution import changed_environment, distribution, profile_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOMAINS = range(1, 102)  # above 101, discovery ports meet Linux's ephemeral ports
@@ -146,15 +146,14 @@ class Graph:
 
     Args:
         folder: For logs.
-        environment: More of it, for the processes.
-        shared_memory: Talk through it where Fast DDS does, as the launch files do. Sockets alone otherwise: a process
-            that is stopped or killed while it holds a lock in shared memory keeps others from hearing anything, which
-            is not what our tests are about.
+        shared_memory: The processes talk through it as launch files let them, so that no image is lost. Sockets alone
+            otherwise: a process that is stopped or killed while it holds a lock in shared memory keeps others from
+            hearing anything, which is not what our tests are about.
     """
 
-    def __init__(self, folder: Path, *, environment: dict[str, str] | None = None, shared_memory: bool = False) -> None:
-        self._transport = {} if shared_memory else SOCKETS
-        self.folder, self._extra = folder, {**self._transport, **(environment or {})}
+    def __init__(self, folder: Path, *, shared_memory: bool = False) -> None:
+        self.folder = folder
+        self._transport = profile_environment(os.environ) if shared_memory else SOCKETS
         self._stack = contextlib.ExitStack()
         self.processes: dict[str, Process] = {}
 
@@ -163,12 +162,11 @@ class Graph:
         from rclpy.executors import SingleThreadedExecutor
 
         self.domain = self._stack.enter_context(private_domain())
-        # After the listener is gone: closing a port of shared memory while Fast DDS mends it, as it does when another
-        # process on it was killed, ends this process with a segmentation fault.
         self._stack.callback(self._close_processes)
-        self.environment = {**ros_environment(self.domain, self.folder), **self._extra}
-        own = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(self.folder)}
-        with changed_environment({**own, **self._transport}):
+        self.environment = {**ros_environment(self.domain, self.folder), **self._transport}
+        # Never in shared memory: closing a port of it while Fast DDS mends it, as it does when another process on it
+        # was killed, ends this process with a segmentation fault.
+        with changed_environment({"ROS_LOG_DIR": str(self.folder), **SOCKETS}):
             self.context = rclpy.Context()
             self.context.init(args=[], domain_id=self.domain)
             self._stack.callback(self.context.try_shutdown)

@@ -72,7 +72,7 @@ def session(tmp_path_factory) -> tuple[Path, list[dict]]:
     targets = expert_targets(folder / "targets.npz")
     robot = f"robot:={patient_robot(folder)}"
     replay = (robot, "source:=replay", "dead_man:=none", f"replay_file:={targets}")
-    with Graph(folder) as graph:
+    with Graph(folder, shared_memory=True) as graph:
         graph.start("arm", robot, f"task:={TASK}", f"first_seed:={SEED}", "announce_task:=true")
         graph.start("guard", robot)
         graph.start("recorder", robot, f"folder:={folder / 'recordings'}")

@@ -1,7 +1,6 @@
 """The recorder as a process among processes: nothing lost, one clear refusal, and files that outlive it."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 
 from ros_nodes import qos
 from ros_nodes.diagnostics import values_of
-from ros_nodes.distribution import distribution
 from sim.recordings import Recording, read_header
 from tests.ros_graph import PATIENCE, Graph, Heard
 
@@ -28,12 +26,10 @@ PAUSE_MS = 250.0
 ROLES = ("image/front", "image/wrist", "state", "command", "guard")
 
 
-def graph(tmp_path: Path, repository: Path) -> Graph:
+def graph(tmp_path: Path) -> Graph:
     (tmp_path / "logs").mkdir()
     # Without the profile's shared memory, images of 640 x 480 are lost in silence.
-    here = distribution(os.environ)
-    profile = {here.variable: str(repository / "config" / here.profile)}
-    return Graph(tmp_path / "logs", environment=profile, shared_memory=True)
+    return Graph(tmp_path / "logs", shared_memory=True)
 
 
 def start_recording(robots: Graph) -> None:
@@ -58,8 +54,8 @@ def roles(path: Path) -> tuple[list[str], bool]:
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_no_message_is_lost_at_two_cameras_and_100_hz_joints(tmp_path, repository, seconds):
-    with graph(tmp_path, repository) as robots:
+def test_no_message_is_lost_at_two_cameras_and_100_hz_joints(tmp_path, seconds):
+    with graph(tmp_path) as robots:
         robots.start(TRAFFIC, "robot:=so101")
         robots.start("recorder", "robot:=so101", f"folder:={tmp_path / 'out'}")
         reports = robots.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
@@ -84,9 +80,9 @@ def test_no_message_is_lost_at_two_cameras_and_100_hz_joints(tmp_path, repositor
     }
 
 
-def test_a_killed_recorder_leaves_both_episodes_readable(tmp_path, repository):
+def test_a_killed_recorder_leaves_both_episodes_readable(tmp_path):
     out = tmp_path / "out"
-    with graph(tmp_path, repository) as robots:
+    with graph(tmp_path) as robots:
         robots.start(TRAFFIC, "robot:=sim6")
         recorder = robots.start("recorder", "robot:=sim6", f"folder:={out}", "flush_period_s:=0.1")
         reports = robots.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
@@ -110,10 +106,10 @@ def test_a_killed_recorder_leaves_both_episodes_readable(tmp_path, repository):
 
 
 @pytest.mark.slow
-def test_kill_9_at_many_moments_costs_no_finished_episode_and_leaves_the_current_one_readable(tmp_path, repository):
+def test_kill_9_at_many_moments_costs_no_finished_episode_and_leaves_the_current_one_readable(tmp_path):
     out = tmp_path / "out"
     finished: dict[Path, bytes] = {}
-    with graph(tmp_path, repository) as robots:
+    with graph(tmp_path) as robots:
         robots.start(TRAFFIC, "robot:=sim6")
         for index, size in enumerate((0, 60_000, 400_000, 1_500_000)):  # on the disk, when it is killed
             recorder = robots.start("recorder", "robot:=sim6", f"folder:={out}", "flush_period_s:=0.05")
@@ -135,8 +131,8 @@ def test_kill_9_at_many_moments_costs_no_finished_episode_and_leaves_the_current
 
 
 @pytest.mark.slow
-def test_a_start_without_streams_is_one_refusal_that_names_them(tmp_path, repository):
-    with graph(tmp_path, repository) as robots:
+def test_a_start_without_streams_is_one_refusal_that_names_them(tmp_path):
+    with graph(tmp_path) as robots:
         robots.start(TRAFFIC, "robot:=sim6", "silent:=images")
         robots.start("recorder", "robot:=sim6", f"folder:={tmp_path / 'out'}")
         answers = []
@@ -153,8 +149,8 @@ def test_a_start_without_streams_is_one_refusal_that_names_them(tmp_path, reposi
 
 
 @pytest.mark.slow
-def test_sigterm_completes_the_episode(tmp_path, repository):
-    with graph(tmp_path, repository) as robots:
+def test_sigterm_completes_the_episode(tmp_path):
+    with graph(tmp_path) as robots:
         robots.start(TRAFFIC, "robot:=sim6")
         recorder = robots.start("recorder", "robot:=sim6", f"folder:={tmp_path / 'out'}")
         start_recording(robots)
@@ -164,9 +160,9 @@ def test_sigterm_completes_the_episode(tmp_path, repository):
     assert not roles(tmp_path / "out/episode_000000.mcap")[1]
 
 
-def test_an_unwritable_folder_ends_the_node_with_one_message(tmp_path, repository):
+def test_an_unwritable_folder_ends_the_node_with_one_message(tmp_path):
     (tmp_path / "file").write_text("")
-    with graph(tmp_path, repository) as robots:
+    with graph(tmp_path) as robots:
         recorder = robots.start("recorder", "robot:=sim6", f"folder:={tmp_path / 'file/out'}")
         assert recorder.popen.wait(timeout=PATIENCE) == 2
         assert "file/out cannot be written (Not a directory): choose another one" in recorder.output()

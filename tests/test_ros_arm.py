@@ -128,9 +128,10 @@ def test_a_new_episode_puts_the_arm_back_and_ignores_commands_from_before(graph:
     assert (answer["episode"], answer["seed"], answer["success"]) == (1, 6, False)
     graph.until(lambda: values_of(episodes.last)["seed"] == "6", "the new episode is announced")
     graph.until(lambda: len(tasks) == 2, "the new task is announced")
-    announced = episodes.infos[-1]["source_timestamp"]  # by the arm's own clock: older states may still be on their way
+    announced = episodes.infos[-1]["source_timestamp"]  # older states may still be on their way
     graph.until(
-        lambda: sum(info["source_timestamp"] > announced for info in states.infos) > 3, "joint states of the new episode"
+        lambda: sum(info["source_timestamp"] > announced for info in states.infos) > 3,
+        "joint states of the new episode",
     )
     home = place(states)
     far = home + np.array([0.6, 0, 0, 0, 0, 0, 0])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sim.demo import RECIPES
 from sim.study_plan import Figure, Plan
+from sim.tasks import get_task
 from wam.manifest import MANIFEST_NAME
 
 __all__ = ["STUDIES", "SUITE", "Study"]
@@ -24,6 +25,8 @@ OTHER_NAMED = (*TWO_CUBES, "--named", 1)
 REACH_FIRST = (17, 1, 1, 1)  # shares of the suite's tasks while the colour is tied to its cube
 SUITE_STEPS = 5000
 FLASH_NOISE = ("--loss.noise", "flash", "--loss.weight-floor", 0.1)  # its video is near pure noise, and has to count
+HELD_OUT_SEED = 60_000  # above every training set's seeds
+TWO_CUBE_REACH = ("reach with two cubes", 1, 1500, 2500, "_two")  # column, other cubes, episodes, steps, end of names
 TOKENIZER_OPTIONS = ("--steps", 1500, "--batch-size", 16, "--learning-rate", 1e-3)
 MIXED_QUESTIONS = tuple(
     word
@@ -60,7 +63,8 @@ def _language(plan: Plan) -> None:
     run = _multi_task(plan, "isolated")
     for row, options in (("first cube named", TWO_CUBES), ("other cube named", OTHER_NAMED)):
         for task in SUITE:
-            plan.evaluate(row, task, run, task, options)
+            if options is TWO_CUBES or get_task(task).others is None:  # elsewhere the other cube cannot be asked for
+                plan.evaluate(row, task, run, task, options)
 
 
 def _steps(plan: Plan) -> None:
@@ -97,20 +101,22 @@ def _suite(plan: Plan) -> None:
 
 
 def _tokenizer(plan: Plan) -> None:
-    data = plan.collect("reach", distractors=0, episodes=1000)
-    held_out = plan.collect("reach", distractors=1, episodes=40)  # two cubes: scenes that no model was trained on
-    learned = plan.train("tokenizer", [data], ["--stage", "tokenizer", *TOKENIZER_OPTIONS])
+    held_out = plan.collect("reach", distractors=1, episodes=40, name="held_out", seed=HELD_OUT_SEED)
     models = {}
-    for row, name, options in (
-        ("closed form", "patches", []),
-        ("direct patches", "pixels", ["--tokenizer", "pixels"]),
-        ("causal autoencoder", "autoencoder", ["--tokenizer", learned]),
-    ):
-        models[row] = plan.train(name, [data], ["--steps", 1600, *options])
-        plan.bundle(models[row])
-        if name == "autoencoder":
-            plan.origins[models[row]] = learned  # its training counts as well
-        plan.evaluate(row, "reach", models[row], "reach", [])
+    # With one cube any picture of it will do; with two the colour decides.
+    for column, distractors, episodes, steps, suffix in (("reach", 0, 1000, 1600, ""), TWO_CUBE_REACH):
+        data = plan.collect("reach", distractors=distractors, episodes=episodes)
+        learned = plan.train(f"tokenizer{suffix}", [data], ["--stage", "tokenizer", *TOKENIZER_OPTIONS])
+        for row, name, options in (
+            ("closed form", "patches", []),
+            ("direct patches", "pixels", ["--tokenizer", "pixels"]),
+            ("causal autoencoder", "autoencoder", ["--tokenizer", learned]),
+        ):
+            models[row] = plan.train(f"{name}{suffix}", [data], ["--steps", steps, *options])
+            plan.bundle(models[row])
+            if name == "autoencoder":
+                plan.origins[models[row]] = learned  # its training counts as well
+            plan.evaluate(row, column, models[row], "reach", ["--distractors", distractors])
     plan.compare_tokenizers(models, held_out)
 
 

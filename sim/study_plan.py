@@ -57,18 +57,24 @@ class Plan:
     tasks: tuple[str, ...] = ()  # of a study that takes one task at a time; empty: all of them
     reuse: Mapping[str, Path] = field(default_factory=dict)  # name of a dataset or run → folder where it is already
 
-    def collect(self, task: str, *, distractors: int, episodes: int) -> Path:
-        """Adds a dataset of demonstrations, unless it is there already, and returns its folder."""
-        name = f"{task}_{distractors}"
+    def collect(self, task: str, *, distractors: int, episodes: int, name: str = "", seed: int | None = None) -> Path:
+        """Adds a dataset of demonstrations, unless it is there already, and returns its folder.
+
+        Args:
+            task: That is shown.
+            distractors: Other cubes in the scene.
+            episodes: How many.
+            name: Of the dataset; task and distractors unless given.
+            seed: Of the first scene; None: what `wam collect` takes.
+        """
+        name = name or f"{task}_{distractors}"
         if name in self.reuse:
             return self.reuse[name]
         out = self.folder / "datasets" / name
-        self._add(
-            f"collect {task}, {distractors} distractors",
-            "collect",
-            ["--task", task, "--robot", self.robot, "--distractors", distractors, "--episodes", episodes, "--out", out],
-            out,
-        )
+        given: list[object] = ["--task", task, "--robot", self.robot, "--distractors", distractors]
+        if seed is not None:
+            given += ["--seed", seed]
+        self._add(f"collect {name}", "collect", [*given, "--episodes", episodes, "--out", out], out)
         return out
 
     def train(self, name: str, datasets: Sequence[Path], options: Sequence[object], init: Path | None = None) -> Path:

@@ -16,6 +16,7 @@ from sim.evaluate import EvaluateConfig
 from sim.studies import STUDIES, Study
 from sim.study import main, markdown
 from sim.study_plan import Plan
+from sim.tasks import get_task
 from wam.cli import VERBS
 from wam.errors import ConfigError
 from wam.export import ExportConfig
@@ -48,7 +49,9 @@ def test_every_study_consists_of_commands_that_exist(name: str, tmp_path: Path):
     assert all(cell.results in made for cell in plan.cells)
     for stage in plan.stages:
         if stage.argv[3] in TAKES:  # and their options go together
-            tyro.cli(TAKES[stage.argv[3]], args=stage.argv[4:])
+            config = tyro.cli(TAKES[stage.argv[3]], args=stage.argv[4:])
+            if isinstance(config, EvaluateConfig) and config.named:
+                assert get_task(config.task).others is None, "its distractors start where they cannot be solved"
 
 
 def fake(plan: Plan) -> None:

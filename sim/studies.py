@@ -116,7 +116,8 @@ def _tokenizer(plan: Plan) -> None:
             plan.bundle(models[row])
             if name == "autoencoder":
                 plan.origins[models[row]] = learned  # its training counts as well
-            plan.evaluate(row, column, models[row], "reach", ["--distractors", distractors])
+            against = "" if name == "patches" else "closed form"
+            plan.evaluate(row, column, models[row], "reach", ["--distractors", distractors], against=against)
     plan.compare_tokenizers(models, held_out)
 
 

@@ -216,7 +216,7 @@ class _Process:
                 chunks.append(chunk)
             self.output_closed = True
         except BlockingIOError:
-            pass
+            pass  # it has printed nothing more yet
         *lines, self._rest = b"".join(chunks).split(b"\n")
         if last and self._rest:
             lines.append(self._rest)

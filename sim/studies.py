@@ -26,7 +26,9 @@ REACH_FIRST = (17, 1, 1, 1)  # shares of the suite's tasks while the colour is t
 SUITE_STEPS = 5000
 FLASH_NOISE = ("--loss.noise", "flash", "--loss.weight-floor", 0.1)  # its video is near pure noise, and has to count
 HELD_OUT_SEED = 60_000  # above every training set's seeds
-TWO_CUBE_REACH = ("reach with two cubes", 1, 1500, 2500, "_two")  # column, other cubes, episodes, steps, end of names
+# Column, other cubes, episodes, training steps, end of names. With one cube any picture of it will do; with two the
+# colour decides.
+REACHES = (("reach", 0, 1000, 1600, ""), ("reach with two cubes", 1, 1500, 2500, "_two"))
 TOKENIZER_OPTIONS = ("--steps", 1500, "--batch-size", 16, "--learning-rate", 1e-3)
 MIXED_QUESTIONS = tuple(
     word
@@ -61,10 +63,10 @@ def _multi_task(plan: Plan, name: str, options: Sequence[object] = ()) -> Path:
 
 def _language(plan: Plan) -> None:
     run = _multi_task(plan, "isolated")
-    for row, options in (("first cube named", TWO_CUBES), ("other cube named", OTHER_NAMED)):
-        for task in SUITE:
-            if options is TWO_CUBES or get_task(task).others is None:  # elsewhere the other cube cannot be asked for
-                plan.evaluate(row, task, run, task, options)
+    either = [task for task in SUITE if get_task(task).others is None]  # elsewhere the other cube cannot be asked for
+    for row, options, tasks in (("first cube named", TWO_CUBES, SUITE), ("other cube named", OTHER_NAMED, either)):
+        for task in tasks:
+            plan.evaluate(row, task, run, task, options)
 
 
 def _steps(plan: Plan) -> None:
@@ -103,8 +105,7 @@ def _suite(plan: Plan) -> None:
 def _tokenizer(plan: Plan) -> None:
     held_out = plan.collect("reach", distractors=1, episodes=40, name="held_out", seed=HELD_OUT_SEED)
     models = {}
-    # With one cube any picture of it will do; with two the colour decides.
-    for column, distractors, episodes, steps, suffix in (("reach", 0, 1000, 1600, ""), TWO_CUBE_REACH):
+    for column, distractors, episodes, steps, suffix in REACHES:
         data = plan.collect("reach", distractors=distractors, episodes=episodes)
         learned = plan.train(f"tokenizer{suffix}", [data], ["--stage", "tokenizer", *TOKENIZER_OPTIONS])
         for row, name, options in (

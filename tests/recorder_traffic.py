@@ -75,7 +75,7 @@ def main() -> None:
         while not stop:
             rclpy.spin_once(node, timeout_sec=0.1)
     except ExternalShutdownException:
-        pass
+        pass  # as good an end as the signal
     print(json.dumps(node.counts), flush=True)
     node.destroy_node()
     rclpy.try_shutdown()

@@ -160,6 +160,20 @@ def test_sigterm_completes_the_episode(tmp_path):
     assert not roles(tmp_path / "out/episode_000000.mcap")[1]
 
 
+def test_nodes_share_memory_and_the_process_that_tests_them_does_not(tmp_path):
+    def shared(maps: str) -> set[str]:
+        return {line.split()[-1] for line in maps.splitlines() if "/dev/shm/fast" in line}
+
+    own = Path("/proc/self/maps")
+    before = shared(own.read_text())
+    with graph(tmp_path) as robots:
+        recorder = robots.start("recorder", "robot:=sim6", f"folder:={tmp_path / 'out'}")
+        reports = robots.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        robots.until(lambda: len(reports) > 0, "the recorder is heard")
+        assert shared(recorder.mapped_files())
+        assert shared(own.read_text()) <= before
+
+
 def test_an_unwritable_folder_ends_the_node_with_one_message(tmp_path):
     (tmp_path / "file").write_text("")
     with graph(tmp_path) as robots:

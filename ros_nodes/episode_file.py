@@ -1,9 +1,9 @@
 """One episode on disk: an MCAP file that is readable whatever happens to the process that writes it.
 
-While it grows it is called ``episode_000007.partial.mcap``. Messages are gathered into chunks, and a chunk reaches the
-operating system as a whole, a fraction of a second after its first message: killing the process loses only the chunk in
-the making, and every MCAP reader that goes through a file from the front reads the rest. A finished file gets its index
-and loses ``.partial`` in one rename, so a file without it is complete.
+While it grows it is called ``episode_000007.partial.mcap``. Messages are gathered into chunks, and a chunk goes to the
+operating system a fraction of a second after its first message: killing the process loses only the chunk in the making
+or being written, and every MCAP reader that goes through a file from the front reads the rest. A finished file gets its
+index and loses ``.partial`` in one rename, so a file without it is complete.
 
 No ROS: messages are bytes with a channel.
 """

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from policy.load import BACKENDS
 from ros_nodes.bench_graph import LaunchedGraph, private_graph
 from ros_nodes.bench_listener import Listener
-from ros_nodes.bench_measures import judge
+from ros_nodes.bench_measures import judge, silence_s
 from ros_nodes.bench_recorder import measure_recorder
 from ros_nodes.bench_report import results_table, timing_plot
 from ros_nodes.bench_timing import timing
@@ -173,14 +173,20 @@ def measure_graph(
         measured = timing(listener, robot, config.rate_hz)
         numbers, traces = measured.numbers, measured.traces
         for name in FAULTS:
-            times = [_time_to_hold(graph, listener, name) for _ in range(config.faults)]
-            numbers[name] = max(times) if times else None
-            traces.setdefault("faults", {})[name] = [round(seconds, 4) for seconds in times]
+            holds = [_time_to_hold(graph, listener, name) for _ in range(config.faults)]
+            numbers[name] = max((seconds for seconds, _ in holds), default=None)
+            traces.setdefault("faults", {})[name] = [round(seconds, 4) for seconds, _ in holds]
+            traces.setdefault("faults_guard_late_s", {})[name] = [round(late, 4) for _, late in holds]
     return numbers, traces
 
 
-def _time_to_hold(graph: LaunchedGraph, listener: Listener, fault: str) -> float:
-    """Makes one fault while the policy moves the arm; returns how long until the guard held it [s]."""
+def _time_to_hold(graph: LaunchedGraph, listener: Listener, fault: str) -> tuple[float, float]:
+    """Makes one fault while the policy moves the arm.
+
+    Returns:
+        How long until the guard held the arm, and how much of that its ticks were late in all, as they are where the
+        machine does not run it [s].
+    """
     node, number = FAULTS[fault]
     listener.engage()  # a machine that did not run the arm for a second has made the guard latch a fault
     listener.until(lambda: listener.state == "RUN_POLICY", f"the policy commands again before {fault}")
@@ -198,7 +204,8 @@ def _time_to_hold(graph: LaunchedGraph, listener: Listener, fault: str) -> float
     finally:
         if number == signal.SIGSTOP:
             graph.send(node, signal.SIGCONT)
-    return held[0] - begun
+    period_s = 1 / listener.robot.safety.guard_rate_hz
+    return held[0] - begun, silence_s([tick.tick_s for tick in listener.guard if tick.tick_s <= held[0]], period_s)
 
 
 def _parameters(folder: Path, config: BenchRosConfig) -> Path:

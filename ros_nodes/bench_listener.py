@@ -41,7 +41,7 @@ class Listener:
     """
 
     def __init__(self, robot: RobotSpec, check: Callable[[], None]) -> None:
-        self._robot, self._check = robot, check
+        self.robot, self._check = robot, check
         self.guard: list[GuardTick] = []
         self.chunks: list[float] = []  # their stamps: robot time of the policy's tick each came from [s]
         self.image_age: list[dict[str, float]] = []  # the policy's own percentiles over its last minute [ms], at 1 Hz
@@ -59,7 +59,7 @@ class Listener:
         hear(JointTrajectory, "policy/chunk", self._on_chunk, EVERYTHING)
         hear(DiagnosticArray, "/diagnostics", self._on_diagnostics, EVERYTHING)
         hear(DiagnosticStatus, "arm/episode", self._on_episode, EVERYTHING)
-        hear(KINDS[self._robot.command_interface], self._robot.command_topic, self._on_command, EVERYTHING)
+        hear(KINDS[self.robot.command_interface], self.robot.command_topic, self._on_command, EVERYTHING)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,4 +152,4 @@ class Listener:
         self.episode = values_of(status)
 
     def _on_command(self, message: Float64MultiArray | JointTrajectory) -> None:
-        self.commands.append(command_by_name(message, self._robot.action_names))
+        self.commands.append(command_by_name(message, self.robot.action_names))

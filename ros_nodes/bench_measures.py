@@ -12,7 +12,17 @@ import numpy as np
 
 from wam.robot import RobotSpec
 
-__all__ = ["LIMITS", "GuardTick", "Limit", "judge", "lateness_ms", "limit_violations", "missed_ticks", "summary"]
+__all__ = [
+    "LIMITS",
+    "GuardTick",
+    "Limit",
+    "judge",
+    "lateness_ms",
+    "limit_violations",
+    "missed_ticks",
+    "silence_s",
+    "summary",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +65,11 @@ LIMITS: Mapping[str, Limit] = {
 def lateness_ms(ticks_s: Sequence[float], period_s: float) -> np.ndarray:
     """Returns how much later than one period each tick followed the one before [ms]; negative: earlier."""
     return 1e3 * (np.diff(np.asarray(ticks_s, dtype=np.float64)) - period_s)
+
+
+def silence_s(ticks_s: Sequence[float], period_s: float) -> float:
+    """Returns how long something with a period was silent beyond it, all in all [s]."""
+    return float(np.maximum(lateness_ms(ticks_s, period_s), 0.0).sum()) / 1e3
 
 
 def missed_ticks(ticks_s: Sequence[float], period_s: float) -> int:

@@ -91,9 +91,10 @@ class CameraNode(Node):
             )
             return
         self._wrong_size = ""
-        age = time.monotonic() - frame.taken
+        # Both clocks in one breath: a thread that is not run between them would stamp the picture that much too late
+        now, age = self.get_clock().now(), time.monotonic() - frame.taken
         self._delay.add(age)
-        stamp = messages.to_time(self.get_clock().now().nanoseconds * 1e-9 - age)
+        stamp = messages.to_time(now.nanoseconds * 1e-9 - age)
         self._images.publish(messages.rgb_image(frame.rgb, stamp, camera.frame_id))
         if self._lens is not None:
             self._infos.publish(camera_info(self._lens, stamp, camera.frame_id))

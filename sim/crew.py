@@ -101,8 +101,8 @@ class Crew:
             yield from ((index, self._player.play(job)) for index, job in enumerate(jobs))
         if self._pool is None:
             return
-        futures = {self._pool.submit(_play, job): index for index, job in enumerate(jobs)}
         try:
+            futures = {self._pool.submit(_play, job): index for index, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:

@@ -1,8 +1,9 @@
 """Two processes that send and receive camera-sized images, to count what arrives.
 
 ``python tests/frames.py receive`` counts the frames of ``python tests/frames.py send 45 20`` and prints a JSON object.
-A frame follows the one before when that was heard of, at the camera's rate at the soonest, so that a machine which does
-not run one of the processes for a while loses nothing; a frame that is not heard of in so many seconds is lost.
+They greet each other first, so that neither has to learn of the other any more. A frame follows the one before when
+that was heard of, at the camera's rate at the soonest, so that a machine which does not run one of the processes for a
+while loses nothing; a frame that is not heard of in so many seconds is lost.
 """
 
 import array
@@ -11,6 +12,7 @@ import sys
 import time
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
+GREETING = -1  # number of a frame without pixels
 
 
 def send(count: int, patience_s: float) -> None:
@@ -23,14 +25,19 @@ def send(count: int, patience_s: float) -> None:
     from ros_nodes.qos import LATCHED, SENSOR, VOLATILE
 
     node = Node("sender")
-    heard = {-1}
+    heard: set[int] = set()
     frames = node.create_publisher(Image, "frames", SENSOR)
     done = node.create_publisher(Int32, "done", LATCHED)
     node.create_subscription(Int32, "heard", lambda message: heard.add(message.data), VOLATILE)
     while not (frames.get_subscription_count() and done.get_subscription_count() and node.count_publishers("heard")):
         rclpy.spin_once(node, timeout_sec=0.05)
     pixels = array.array("B", bytes(WIDTH * HEIGHT * 3))
-    due = time.monotonic() + 0.5  # the other side may have to learn of us yet
+    greeting = Image()
+    greeting.header.frame_id = str(GREETING)
+    while GREETING not in heard:
+        frames.publish(greeting)
+        rclpy.spin_once(node, timeout_sec=0.1)
+    due = time.monotonic()
     for number in range(count):
         message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH, data=pixels)
         message.header.frame_id = str(number)
@@ -60,8 +67,10 @@ def receive() -> None:
     heard = node.create_publisher(Int32, "heard", VOLATILE)
 
     def note(message: Image) -> None:
-        numbers.append(int(message.header.frame_id))
-        heard.publish(Int32(data=numbers[-1]))
+        number = int(message.header.frame_id)
+        heard.publish(Int32(data=number))
+        if number != GREETING:
+            numbers.append(number)
 
     node.create_subscription(Image, "frames", note, SENSOR_RECORDED)
     node.create_subscription(Int32, "done", lambda message: sent.append(message.data), LATCHED)

@@ -17,9 +17,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from policy.wire import command_by_name
 from ros_nodes import messages, qos
+from ros_nodes.bench_measures import silence_s
 from tests.ros_fake_policy import ROBOT, swinging_chunk
 from tests.ros_graph import Graph
-from tests.ros_guard_watch import lateness
 from wam.robot import load_robot
 
 NAMES = ROBOT.action_names
@@ -77,7 +77,7 @@ class FakeRobot:
 
     def late(self, since: float) -> float:
         """How long it was silent beyond its period since a time, because this process was not run [s]."""
-        return lateness([when for when in self.sent if when > since - 0.1], STATE_PERIOD)
+        return silence_s([when for when in self.sent if when > since - 0.1], STATE_PERIOD)
 
     def go_home(self) -> None:
         """Puts the arm where the fake policy swings, and mends its encoders."""

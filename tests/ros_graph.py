@@ -153,6 +153,7 @@ class Graph:
 
     def __init__(self, folder: Path, *, shared_memory: bool = False) -> None:
         self.folder = folder
+        self._shared_memory = shared_memory
         self._transport = profile_environment(os.environ) if shared_memory else SOCKETS
         self._stack = contextlib.ExitStack()
         self.processes: dict[str, Process] = {}
@@ -182,6 +183,8 @@ class Graph:
 
     def _close_processes(self) -> None:
         for process in self.processes.values():
+            if self._shared_memory:
+                process.leave()  # killed, it would leave its segments and locks to the next graph on this domain
             process.close()
 
     def start(self, name: str, *parameters: str, arguments: Sequence[str] = ()) -> Process:

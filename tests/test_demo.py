@@ -27,7 +27,8 @@ TURNS = 20
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
-name, out, source, seconds = sys.argv[1:]
+name, out, source, pace = sys.argv[1:]  # pace: one stage and how long each of its turns takes, "train=0.5"
+slow, _, seconds = pace.partition("=")
 Path(out).parent.mkdir(parents=True, exist_ok=True)
 Path(out).with_suffix(".pid").write_text(str(os.getpid()))
 turns = Path(out).with_suffix(".turns")
@@ -37,7 +38,7 @@ with turns.open("a") as log:
     while len(turns.read_text().splitlines()) < 20:
         log.write(name + "\\n")
         log.flush()
-        time.sleep(float(seconds))
+        time.sleep(float(seconds) if slow == name else 0.0)
         if stop:
             sys.exit(130)
 text = Path(source).read_text() if source else name
@@ -49,9 +50,9 @@ from pathlib import Path
 sys.path[:0] = {path!r}
 from sim.demo import main
 from sim.demo_stages import StageCommand
-out, stage, source, seconds = sys.argv[1:]
+out, stage, source, pace = sys.argv[1:]
 def command(name, output, source=""):
-    return StageCommand(name=name, argv=(sys.executable, stage, name, output, source, seconds), output=Path(output))
+    return StageCommand(name=name, argv=(sys.executable, stage, name, output, source, pace), output=Path(output))
 commands = [
     command("collect", out + "/dataset"),
     command("train", out + "/train"),
@@ -99,13 +100,13 @@ def fake(tmp_path: Path) -> tuple[Path, list[str]]:
     return out, [sys.executable, str(tmp_path / "runner.py"), *files]
 
 
-def run(command: list[str], seconds: float = 0.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*command, str(seconds)], capture_output=True, text=True, timeout=600, check=False)
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*command, ""], capture_output=True, text=True, timeout=600, check=False)
 
 
-def start_and_wait_for(path: Path, command: list[str], *, seconds: float, turns: int) -> subprocess.Popen[str]:
-    """Starts a demo whose stages take ``seconds`` per turn, and waits until one of them has taken some."""
-    process = subprocess.Popen([*command, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start_and_wait_for(path: Path, command: list[str], *, pace: str, turns: int) -> subprocess.Popen[str]:
+    """Starts a demo one stage of which takes its time, and waits until a stage has taken some turns."""
+    process = subprocess.Popen([*command, pace], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 500
     while not (path.is_file() and len(path.read_text().splitlines()) >= turns):
         assert process.poll() is None, process.communicate()
@@ -134,7 +135,7 @@ def test_a_demo_runs_its_stages_and_writes_the_promised_keys(fake: tuple[Path, l
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_goes_on_where_it_was(fake: tuple[Path, list[str]], number: signal.Signals) -> None:
     out, command = fake
-    process = start_and_wait_for(out / "train.turns", command, seconds=0.1, turns=3)
+    process = start_and_wait_for(out / "train.turns", command, pace="train=1.0", turns=2)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -155,10 +156,18 @@ def test_an_interrupted_demo_goes_on_where_it_was(fake: tuple[Path, list[str]], 
 
 def test_a_killed_demo_keeps_its_times_and_its_orphan_keeps_others_out(fake: tuple[Path, list[str]]) -> None:
     out, command = fake
-    process = start_and_wait_for(out / "dataset.turns", command, seconds=3.0, turns=2)
+    process = start_and_wait_for(out / "dataset.turns", command, pace="collect=3.0", turns=2)
+
+    def seconds() -> float:
+        return json.loads((out / "demo.json").read_text())["stages"]["collect"]["wall_seconds"]
+
+    deadline = time.monotonic() + 500
+    while seconds() < 2.0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     process.kill()
     process.wait(timeout=60)  # not communicate: the orphan still holds the pipes
-    assert json.loads((out / "demo.json").read_text())["stages"]["collect"]["wall_seconds"] >= 2.0
+    assert seconds() >= 2.0
     with pytest.raises(WamError, match="a stage that one left running, works in .*: wait for it or end it"):
         play(out, [])
 

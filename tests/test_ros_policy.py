@@ -134,17 +134,17 @@ def test_the_loop_is_closed_and_the_policy_tells_how_it_goes(running: Scene) -> 
     assert np.median(periods) > 0.08
     assert periods.min() < 0.15
     assert all(np.isfinite(np.array(chunk.positions)).all() for chunk in received)
-    assert len({chunk.epoch for chunk in received}) == 1
-    assert (np.diff([chunk.sequence for chunk in received]) >= 1).all()
+    order = [(chunk.epoch, chunk.sequence) for chunk in received]
+    assert order == sorted(set(order))  # a policy that was not run for a second begins a new epoch
     graph.until(lambda: "latency_p99_ms" in running.policy(), "the policy reports its latency")
+    graph.until(lambda: int(running.policy()["inferred"]) >= 20, "it reports what it inferred")
     report = running.policy()
     for name in ("tick_jitter", "image_age", "latency"):
         assert 0 <= float(report[f"{name}_p50_ms"]) <= float(report[f"{name}_max_ms"]) < np.inf, name
     oldest_ms = 1e3 * load_robot(running.robot_file).safety.image_age_s
     assert float(report["image_age_max_ms"]) <= oldest_ms + 0.01
-    assert int(report["inferred"]) >= 20
     assert report["task"] == "reach the red cube"
-    graph.until(lambda: int(watch.values["epoch"]) == received[-1].epoch, "the guard plays this policy")
+    graph.until(lambda: int(watch.values["epoch"]) >= received[-1].epoch, "the guard plays this policy")
     assert float(watch.values["latency_s"]) > 0
     watch.check_limits(begun)
 

@@ -169,9 +169,10 @@ def test_an_axis_that_is_no_motor_is_refused(servos):
 
 
 def test_the_arm_measures_with_the_time_of_the_measurement(arm):
+    begun = time.monotonic()
     arm.connect()
     state = until("a state", lambda: arm.step(100.0))
-    assert 99.0 < state.stamp <= 100.0
+    assert 100.0 - (time.monotonic() - begun) <= state.stamp <= 100.0
     np.testing.assert_allclose(state.positions, [0, 0, 0, 0, 0, 0.5], atol=1e-6)
     until("a newer state", lambda: arm.step(101.0))
     assert arm.health().level == OK
@@ -192,8 +193,8 @@ def test_the_arm_follows_commands_near_it_and_ignores_the_first_ones_far_away(ar
 def test_bus_errors_are_counted_and_never_switch_torque_off(arm, servos):
     arm.connect()
     servos.mute = {1}
-    until("errors are counted", lambda: arm.health().values["read_errors"] >= 2)
-    assert arm.health().level == WARN
+    health = until("errors are counted", lambda: (now := arm.health()).values["read_errors"] >= 2 and now)
+    assert health.level == (WARN if health.values["connected"] else ERROR)  # after many of them in a row
     servos.mute = set()
     until("the arm answers again", lambda: arm.health().level == OK)
     assert 0 not in [value for _, value in servos.torque_log]

@@ -24,6 +24,7 @@ __all__ = ["LaunchedGraph", "private_graph"]
 
 DOMAINS = range(1, 102)  # above 101, discovery ports meet Linux's ephemeral ports
 STOP_S = 40.0  # longest orderly stop of all nodes
+FAILED = re.compile(r"\[up\] \S+ ended with (status [1-9]|SIG)")
 STARTED = re.compile(r"\[up\] (\w+)-\d+ started \(pid (\d+)\)")
 
 
@@ -88,12 +89,15 @@ class LaunchedGraph:
         """Raises when the graph is not there any more.
 
         Raises:
-            GraphError: It ended; the message holds the last it said.
+            GraphError: It ended; the message holds what the first node that failed said last.
         """
         if self._up.poll() is not None:
             self._reader.join()
-            last = "\n".join(self.log.read_text().splitlines()[-12:])
-            raise GraphError(f"the graph ended with status {self._up.returncode}; {self.log} ends with:\n{last}")
+            lines = self.log.read_text().splitlines()
+            # What the others say while they are stopped for it comes after the reason.
+            end = next((place for place, line in enumerate(lines, start=1) if FAILED.match(line)), len(lines))
+            last = "\n".join(lines[max(0, end - 12) : end])
+            raise GraphError(f"the graph ended with status {self._up.returncode}; {self.log} says until then:\n{last}")
 
     def _read(self) -> None:
         assert self._up.stdout is not None

@@ -47,6 +47,8 @@ class Listener:
         self.image_age: list[dict[str, float]] = []  # the policy's own percentiles over its last minute [ms], at 1 Hz
         self.commands: list[Any] = []  # (A,) positions, one for every guard tick but those in WAIT
         self.episode: dict[str, str] = {}
+        self.unheard = 0  # ticks and commands of the guard that did not arrive here
+        self._newest: dict[str, int] = {}  # topic -> number of its newest message, by the publisher's count
 
     def __enter__(self) -> "Listener":
         self._context = rclpy.Context()
@@ -54,7 +56,7 @@ class Listener:
         self.node = Node("measurement", context=self._context, use_global_arguments=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        hear = self.node.create_subscription
+        hear: Any = self.node.create_subscription  # its type knows no callback that takes a message and its info
         hear(DiagnosticStatus, "guard/state", self._on_guard, EVERYTHING)
         hear(JointTrajectory, "policy/chunk", self._on_chunk, EVERYTHING)
         hear(DiagnosticArray, "/diagnostics", self._on_diagnostics, EVERYTHING)
@@ -76,6 +78,7 @@ class Listener:
         """Forgets every tick heard so far but the newest."""
         del self.guard[:-1], self.chunks[:-1], self.commands[:-1]
         self.image_age.clear()
+        self.unheard = 0
 
     def spin(self, seconds: float, each: Callable[[float], None] | None = None) -> None:
         """Listens for a while; ``each`` is told how many seconds are left."""
@@ -132,7 +135,13 @@ class Listener:
         except GraphError as error:
             raise GraphError(f"{error} It says: {refusal}") from error
 
-    def _on_guard(self, status: DiagnosticStatus) -> None:
+    def _count(self, topic: str, info: dict[str, int]) -> None:
+        number = info["publication_sequence_number"]
+        self.unheard += max(0, number - self._newest.get(topic, number) - 1)
+        self._newest[topic] = number
+
+    def _on_guard(self, status: DiagnosticStatus, info: dict[str, int]) -> None:
+        self._count("guard/state", info)
         values = values_of(status)
         if "tick_s" in values:  # a real guard's, and not that of a source which imitates one
             latency_s = float(values.get("latency_s", "nan"))
@@ -151,5 +160,6 @@ class Listener:
     def _on_episode(self, status: DiagnosticStatus) -> None:
         self.episode = values_of(status)
 
-    def _on_command(self, message: Float64MultiArray | JointTrajectory) -> None:
+    def _on_command(self, message: Float64MultiArray | JointTrajectory, info: dict[str, int]) -> None:
+        self._count(self.robot.command_topic, info)
         self.commands.append(command_by_name(message, self.robot.action_names))

@@ -60,7 +60,10 @@ class Supervisor:
                     self._start(process)
                 while any(process.alive or process.restart_at is not None for process in self._processes):
                     for key, _ in self._selector.select(self._patience()):
-                        key.data(key.fd)
+                        # A process whose end was handled just before has no output left to read. Nothing is opened in
+                        # between, so the number cannot be another file's by now.
+                        if key.fd in self._selector.get_map():
+                            key.data(key.fd)
                     self._do_what_is_due()
         finally:
             for process in self._processes:

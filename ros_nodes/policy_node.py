@@ -35,6 +35,7 @@ from wam.robot import RobotSpec, load_robot, robot_file
 __all__ = ["PolicyNode", "PolicyParameters", "main"]
 
 LISTEN_S = 3.0  # before it starts by itself, a policy listens this long for another one: diagnostics come every second
+PAUSE_S = 1.0  # after a pause as long as this it begins to listen anew
 CAMERAS_S = 30.0  # and this long for the first pictures, where they are to be checked
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -58,7 +59,8 @@ class PolicyNode(LifecycleNode):
         self.create_service(Trigger, "policy/reset", self._reset)
         self.create_timer(1.0 / self._p.rate_hz, self._tick, clock=self._steady)
         self._starting = self._p.autostart
-        self._listened = 0  # ticks since the bundle is open
+        self._listened = 0  # ticks in a row since the bundle is open
+        self._ticked = 0.0  # steady time of the newest of them [s]
 
     def destroy_node(self) -> None:
         """Ends inference first."""
@@ -176,8 +178,11 @@ class PolicyNode(LifecycleNode):
         if self._loaded is None:
             self._starting = self.trigger_configure() == SUCCESS
             return
-        # Counted in ticks, between which messages are handled: opening the bundle takes seconds in which none is
-        self._listened += 1
+        # Counted in ticks, between which messages are handled: opening the bundle takes seconds in which none is, and
+        # after a pause of this process a rival's wait behind the tick.
+        now = time.monotonic()
+        self._listened = self._listened + 1 if now - self._ticked < PAUSE_S else 0
+        self._ticked = now
         if self._listened > LISTEN_S * self._p.rate_hz and not self._awaits_cameras():
             self._starting = False
             self.trigger_activate()

@@ -100,9 +100,9 @@ def test_a_guard_that_was_not_run_says_so_and_keeps_the_limits(graph: Graph, wat
 def test_a_person_who_lets_go_leaves_the_arm_held_and_then_to_the_policy(
     graph: Graph, watch: GuardWatch, policy: FakePolicyTimer
 ) -> None:
+    policy.on = False  # before the guard starts: it must engage for the person and not for a chunk
     graph.start("guard", f"robot:={patient_robot(graph.folder / 'plain')}")
     watch.until("HOLD", reason="not engaged")
-    policy.on = False
     publisher = graph.node.create_publisher(JointTrajectory, "teleop/command", qos.CHUNK)
     target = watch.commanded(since=time.monotonic())
     target[1] += 0.1  # near enough to take over

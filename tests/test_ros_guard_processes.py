@@ -1,7 +1,7 @@
 """Arm, guard and policy as three processes, and what happens when one of them dies, hangs or is asked to end.
 
 Gates are those of the robot; see ``tests/ros_guard_watch.py`` for what a busy machine gets on top. The guard is
-patient, because a busy machine may leave the process of the arm alone for seconds; one test starts an ordinary one.
+patient, because a busy machine may leave the process of the arm alone for seconds; one test starts another one.
 """
 
 import signal

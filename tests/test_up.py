@@ -205,6 +205,7 @@ SCRIPTS = {
     "short": "echo once; exit 0",
     "failing": "echo oops >&2; exit 3",
     "unfinished": "printf 'no newline'",
+    "parent": 'sleep 1000 & trap "exit 0" INT; echo "child $!"; while :; do wait; done',
     "silent": "exec >&- 2>&-; kill -INT $PPID; exec sleep 1000",
 }
 
@@ -220,6 +221,14 @@ def fake(tmp_path: Path) -> Path:
         path.write_text(f"#!/bin/bash\n{script}\n")
         path.chmod(0o755)
     return tmp_path
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may go while it is looked at
+        while "zombie" not in Path(f"/proc/{pid}/status").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 class Up:
@@ -311,6 +320,23 @@ def test_a_killed_node_is_started_again_with_the_same_arguments(fake: Path, ups:
     assert up.end() == 0
 
 
+def test_an_end_and_the_end_of_output_that_come_at_once_are_one_end(fake: Path, ups: list[Up]) -> None:
+    ups.append(up := Up(fake, "parent respawn='true' respawn_delay='0.1'"))
+    node, child = up.pid("parent-1"), int(up.until("child").split()[-1])
+    while Path(f"/proc/{up.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.01)  # it has not gone back to waiting yet
+    up.process.send_signal(signal.SIGSTOP)  # not run for a moment, it hears of both when it is run again
+    for pid in (node, child):  # the child outlives the node and keeps its output open
+        os.kill(pid, signal.SIGKILL)
+        wait_for_the_end_of(pid)
+    up.process.send_signal(signal.SIGCONT)
+    up.until("[up] parent-1 ended with SIGKILL")
+    child = int(up.until("child", times=2).split()[-1])
+    up.process.send_signal(signal.SIGINT)
+    assert up.end() == 0
+    os.kill(child, signal.SIGKILL)
+
+
 def test_restarts_end_where_the_file_says(fake: Path, ups: list[Up]) -> None:
     ups.append(up := Up(fake, "failing respawn='true' respawn_max_retries='2'"))
     assert up.end() == 1
@@ -357,11 +383,7 @@ def test_when_it_is_killed_its_nodes_end_too(fake: Path, ups: list[Up]) -> None:
     pid = up.pid("polite-1")
     up.until("ready")
     up.process.kill()
-    deadline = time.monotonic() + PATIENCE
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may go while it is looked at
-        while "zombie" not in Path(f"/proc/{pid}/status").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    wait_for_the_end_of(pid)
 
 
 def test_a_program_that_cannot_be_started_stops_the_others(fake: Path, ups: list[Up]) -> None:

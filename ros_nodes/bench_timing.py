@@ -62,8 +62,13 @@ def timing(listener: Listener, robot: RobotSpec, rate_hz: float) -> Timing:
     traces = {
         "seconds": round(guard[-1].tick_s - guard[0].tick_s, 1),
         "guard_states": {state: states.count(state) for state in sorted(set(states))},
-        "counts": {"guard": len(guard), "chunks": len(chunks), "missed": missed, "commands": len(listener.commands)}
-        | {"unheard": listener.unheard},  # by this listener: limit violations are certain only where it is 0
+        "counts": {
+            "guard": len(guard),
+            "chunks": len(chunks),
+            "missed": missed,
+            "commands": len(listener.commands),
+            "unheard": listener.unheard,  # by this listener: limit violations are certain only where it is 0
+        },
         "percentiles": {
             "policy_period_ms": summary(deviation_ms + 1e3 / rate_hz),
             "guard_late_ms": summary(late_ms),

@@ -185,7 +185,8 @@ class Graph:
         for process in self.processes.values():
             if self._shared_memory:
                 process.leave()  # killed, it would leave its segments and locks to the next graph on this domain
-            process.close()
+            else:
+                process.close()
 
     def start(self, name: str, *parameters: str, arguments: Sequence[str] = ()) -> Process:
         """Starts a node, ``ros_nodes.<name>_node`` or the given script, with ``key:=value`` parameters."""

@@ -183,9 +183,9 @@ def test_a_short_bench_measures_everything(tmp_path: Path, monkeypatch: pytest.M
     for fault, most in {"hold_after_kill_s": 1.0, "hold_after_hang_s": 1.0, "hold_after_joint_loss_s": 0.6}.items():
         [late] = results["faults_guard_late_s"][fault]  # a guard that the machine does not run holds that much later
         assert 0 < values[fault] < most + late
-    assert values["limit_violations"] == 0 or results["counts"]["unheard"]
-    assert values["chunk_rate_hz"] > 1.0
-    assert results["guard_states"]["RUN_POLICY"] > 50
+    assert values["limit_violations"] == 0, results["counts"]
+    assert values["chunk_rate_hz"] > 3.0
+    assert results["guard_states"]["RUN_POLICY"] > 100
     sent, recorded = results["recording"]["sent"], results["recording"]["recorded"]
     assert recorded.keys() == sent.keys()
     assert all(0 < recorded[topic] <= sent[topic] for topic in sent)

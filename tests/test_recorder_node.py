@@ -184,7 +184,7 @@ def test_nodes_share_memory_and_the_process_that_tests_them_does_not(tmp_path):
 
 def test_an_unwritable_folder_ends_the_node_with_one_message(tmp_path):
     (tmp_path / "file").write_text("")
-    with graph(tmp_path, shared_memory=True) as robots:
+    with graph(tmp_path, shared_memory=False) as robots:
         recorder = robots.start("recorder", "robot:=sim6", f"folder:={tmp_path / 'file/out'}")
         assert recorder.popen.wait(timeout=PATIENCE) == 2
         assert "file/out cannot be written (Not a directory): choose another one" in recorder.output()

@@ -15,6 +15,9 @@ from wam.robot import RobotSpec
 __all__ = ["ABSURD", "CheckedChunk", "check_chunk", "check_command"]
 
 ABSURD = 1e3  # no joint is told or found to be a thousand radians away: a wrong unit or memory, not a position
+# How far beyond an axis' range an action may lie, as a share of that range. A network grazes the ends of what it was
+# trained on; what lies farther out is another unit or another robot, and clamping would turn "10 of 100" into "open".
+GRAZE = 0.1
 LONGEST_CHUNK_S = 60.0  # a longer one is no chunk but a mistake of units
 
 
@@ -27,13 +30,14 @@ class CheckedChunk:
     stamp: float  # robot time of its observation [s]
     epoch: int
     sequence: int
+    session: int = 0  # which start of the policy
 
 
 def check_chunk(message: ChunkMessage, robot: RobotSpec) -> CheckedChunk:
     """Checks a chunk and puts its columns into the robot's order.
 
     Raises:
-        ValueContractError: Names, shapes, times or numbers that cannot be played.
+        ValueContractError: Names, shapes, times or numbers that cannot be played, or actions outside the robot's range.
     """
     positions, times = _numbers(message.positions, "positions"), _numbers(message.times_s, "times")
     if times.ndim != 1 or positions.ndim != 2 or len(times) != len(positions):
@@ -51,12 +55,17 @@ def check_chunk(message: ChunkMessage, robot: RobotSpec) -> CheckedChunk:
         )
     if not np.isfinite(message.stamp):
         raise ValueContractError(f"chunk stamp is {message.stamp}: it must be the time of its observation [s].")
+    if message.stamp == 0:
+        raise ValueContractError("chunk is not stamped (header.stamp is 0): it must carry the time of its observation.")
+    positions = positions[:, order]
+    _check_range(positions, robot)
     return CheckedChunk(
         times_s=times,
-        positions=positions[:, order],
+        positions=positions,
         stamp=float(message.stamp),
         epoch=int(message.epoch),
         sequence=int(message.sequence),
+        session=int(message.epoch if message.session is None else message.session),
     )
 
 
@@ -103,3 +112,19 @@ def _check_positions(rows: np.ndarray, what: str, names: Sequence[str]) -> None:
         raise ValueContractError(
             f"{what} holds {rows[row, column]} for '{names[column]}' at point {row}: dropped whole."
         )
+
+
+def _check_range(actions: np.ndarray, robot: RobotSpec) -> None:
+    """Refuses (H, A) actions that do more than graze the ends of an axis' range; a chunk is dropped, never clamped."""
+    spans = np.array([axis.position for axis in robot.axes], dtype=np.float64)  # (A, 2)
+    graze = GRAZE * (spans[:, 1] - spans[:, 0])
+    beyond = np.maximum(spans[:, 0] - graze - actions, actions - spans[:, 1] - graze)  # (H, A)
+    if beyond.max() <= 0:
+        return
+    row, column = np.unravel_index(int(beyond.argmax()), beyond.shape)
+    low, high = spans[column]
+    raise ValueContractError(
+        f"chunk wants {actions[row, column]:.3f} for '{robot.action_names[column]}' at point {row}, whose range is "
+        f"[{low:g}, {high:g}]: another unit (degrees, 0 to 100), another robot, or limits narrower than the policy's "
+        "demonstrations; dropped whole."
+    )

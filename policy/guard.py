@@ -2,7 +2,8 @@
 
 Whatever goes wrong upstream, a tick returns a command that keeps position, velocity and acceleration limits. What is
 not understood is not played; what stops coming is braked and held; what must not happen twice latches. The arm moves
-only after ``engage``, and a person outranks the policy. Nothing here reads a clock.
+only after ``engage``, for the policy that planned then, and a person outranks it. Every way into RUN_POLICY and every
+chunk on the way passes the same check: it must follow from where the arm is. Nothing here reads a clock.
 
 Shape legend: A axes.
 """
@@ -12,10 +13,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from policy.guard_inputs import GuardInputs, far_joint
+from policy.engagement import Engagement
+from policy.entry import Entry
+from policy.guard_inputs import GuardInputs
 from policy.guard_types import NOTHING_CONSUMED, ChunkMessage, GuardCommand, GuardConfig, GuardState
 from policy.motion import ArmMotion
 from policy.watchdogs import ClockWatch, TrackingWatch
+from wam.errors import ValueContractError
 from wam.robot import RobotSpec
 
 __all__ = ["NOTHING_CONSUMED", "ChunkMessage", "Guard", "GuardCommand", "GuardConfig", "GuardState"]
@@ -55,7 +59,9 @@ class Guard:
         self._clock = ClockWatch(1 / self.safety.guard_rate_hz, self.config.late_periods, self.config.time_scale)
         self._state, self._reason = GuardState.WAIT, "waiting for joint states"
         self._fault = ""  # why it is latched
-        self._engaged = self._stopping = False
+        self._engagement = Engagement(robot)
+        self._entry = Entry(robot, self._inputs, self._motion)
+        self._stopping = False
         self._rebases = False  # a reset waits for the arm to rest
         self._holds = 0  # hold commands since a stop came to rest
         self._last_refusal = ""
@@ -69,8 +75,8 @@ class Guard:
 
     @property
     def engaged(self) -> bool:
-        """``engage`` succeeded and nothing has latched since."""
-        return self._engaged
+        """``engage`` succeeded, and nothing has ended that since."""
+        return self._engagement.active
 
     @property
     def stopped(self) -> bool:
@@ -87,6 +93,10 @@ class Guard:
         """
         self._inputs.states.add(stamp, proprio, now)
 
+    def on_bad_state(self, reason: str) -> None:
+        """Counts a joint state that cannot even be read as numbers; the reason is said wherever one is missed."""
+        self._inputs.states.refuse(reason)
+
     def on_chunk(self, message: ChunkMessage, now: float, robot_now: float) -> str:
         """Takes an action chunk.
 
@@ -101,15 +111,20 @@ class Guard:
         """
         if self._fault:
             return self._refuse("chunks", f"the guard is in FAULT ({self._fault}): reset it first")
-        malformed = self._inputs.malformed
-        refusal = self._inputs.take_chunk(message, now, robot_now)
-        if self._inputs.malformed > malformed:
-            return self._refuse_malformed(refusal)
+        try:
+            chunk = self._inputs.read_chunk(message, now)
+        except ValueContractError as error:
+            return self._refuse_malformed(str(error))
+        refusal = self._engagement.rival(chunk.session, self._inputs.order.planning(now))
+        refusal = refusal or self._inputs.chunk_refusal(chunk, now, robot_now)
+        goes_on = self._state is GuardState.RUN_POLICY and self._motion.player.playing
+        if goes_on and not refusal:
+            refusal = self._entry.go_on(chunk)
         if refusal:
             return self._refuse("chunks", refusal)
+        self._inputs.accept_chunk(chunk, now)
         self._counts["chunks_accepted"] += 1
-        chunk = self._inputs.chunk
-        if self._state is GuardState.RUN_POLICY and chunk is not None:
+        if goes_on:
             self._motion.play(chunk, from_rest=False)
         return ""
 
@@ -153,13 +168,18 @@ class Guard:
         self._motion.player.clear()
 
     def engage(self, now: float) -> tuple[bool, str]:
-        """Lets policy or person move the arm; (False, why) when inputs are stale or the first command is far away."""
-        if self._engaged:
+        """Lets policy or person move the arm; (False, why) when inputs are stale or the first command is far away.
+
+        It is meant for the policy that plans now: after another start of it somebody has to engage again.
+        """
+        chunk = None if self._inputs.stale_chunk(now) else self._inputs.chunk
+        engagement = self._engagement
+        if engagement.active and not engagement.lapsed and (chunk is None or chunk.session == engagement.session):
             return True, "already engaged"
-        refusal = self._engage_refusal(now)
+        refusal = self._engage_refusal(now) or self._entry.engage(now, chunk)
         if refusal:
             return False, self._refuse("engage", refusal)
-        self._engaged = True
+        self._engagement.begin(None if chunk is None else chunk.session, now)
         return True, "engaged"
 
     def e_stop(self, now: float) -> None:
@@ -176,7 +196,8 @@ class Guard:
             return False, self._refuse("reset", refusal)
         self._inputs.forget_commands()
         self._inputs.malformed = 0
-        self._fault, self._engaged, self._rebases = "", False, True
+        self._fault, self._rebases = "", True
+        self._engagement.end()
         self._tracking.forget()
         self._state, self._reason = GuardState.HOLD, "reset: not engaged"
         if not self._motion.at_rest:
@@ -187,7 +208,7 @@ class Guard:
     def begin_stop(self, now: float) -> None:
         """Brakes to a stop for the end of the process; tick on until ``stopped``."""
         self._stopping = True
-        self._engaged = False
+        self._engagement.end()
 
     def tick(self, now: float, robot_now: float) -> GuardCommand:
         """Advances by one period.
@@ -201,6 +222,7 @@ class Guard:
         """
         dt, jumped = self._clock.tick(now, robot_now)
         self._now, self._robot_now = now, robot_now
+        self._inputs.states.excuse(self._clock.paused_s)
         if jumped:
             self.on_clock_jump(now)
         self._watch(now, robot_now)
@@ -220,13 +242,13 @@ class Guard:
         """Returns state, reason, last refusal and counters, for diagnostics."""
         epoch, sequence, index = self._motion.player.consumed
         level = "error" if self._state is GuardState.FAULT or self._clock.late else "ok"
-        if level == "ok" and self._engaged and self._state not in RUNNING:
+        if level == "ok" and (self._state is GuardState.WAIT or (self.engaged and self._state not in RUNNING)):
             level = "warn"
         return {
             "state": self._state.value,
             "reason": self._reason,
             "level": level,
-            "engaged": str(self._engaged).lower(),
+            "engaged": str(self.engaged).lower(),
             "e_stop": str(self._inputs.e_stop_pressed).lower(),
             "heartbeat": "heard" if self._inputs.heartbeat.heard else "never heard",
             "epoch": str(epoch),
@@ -250,9 +272,10 @@ class Guard:
             self._latch("e-stop")
         if self._inputs.heartbeat.lost(now):
             self._latch(f"no heartbeat of the e-stop for {self.safety.heartbeat_s:g} s")
-        if self._engaged and states.age(now, robot_now) > self.safety.state_fault_s:
-            self._latch(f"no joint states for {self.safety.state_fault_s:g} s")
-        if not self._engaged or self._inputs.stale_states(now, robot_now) or states.measured is None:
+        if self.engaged and states.silence(now, robot_now) > self.safety.state_fault_s:
+            why = f": {states.problem}" if states.problem else ""
+            self._latch(f"no joint states for {self.safety.state_fault_s:g} s{why}")
+        if not self.engaged or self._inputs.stale_states(now, robot_now) or states.measured is None:
             self._tracking.forget()
             return
         lag = self._tracking.check(self._motion.position, states.measured, now)
@@ -264,28 +287,37 @@ class Guard:
         if self._fault:
             return GuardState.FAULT, self._fault
         if self._inputs.states.measured is None:
-            return GuardState.WAIT, "waiting for joint states"
+            problem = self._inputs.states.problem
+            return GuardState.WAIT, "waiting for joint states" + (f": {problem}" if problem else "")
         stale = self._inputs.stale_states(now, robot_now)
         if stale:
             self._inputs.chunk = None
-            holds = self._engaged or self._stopping or not self._motion.at_rest
+            holds = self.engaged or self._stopping or not self._motion.at_rest
             return (GuardState.HOLD if holds else GuardState.WAIT), stale
         if self._stopping:
             return GuardState.HOLD, "stopping"
-        if not self._engaged:
+        if not self.engaged:
             return GuardState.HOLD, "not engaged"
-        return self._who_moves(now)
+        state, reason = self._who_moves(now)
+        if state in RUNNING:
+            self._engagement.moved(now)
+        else:
+            self._engagement.watch(now)
+        return state, reason
 
     def _who_moves(self, now: float) -> tuple[GuardState, str]:
         person = self._inputs.person(now)
         if person is not None:
             self._inputs.chunk = None  # after the person the policy goes on from an observation made after that
-            far = far_joint(self.robot, person, self._motion.position, self.safety.engage_error)
-            if self._state is GuardState.RUN_TELEOP or not far:
-                return GuardState.RUN_TELEOP, "a person commands"
-            return GuardState.HOLD, f"teleoperation is not where the arm is ({far}): bring it there to take over"
-        silent = self._inputs.stale_chunk(now)
-        return (GuardState.HOLD, silent) if silent else (GuardState.RUN_POLICY, "the policy commands")
+            far = "" if self._state is GuardState.RUN_TELEOP else self._entry.take_over(person)
+            return (GuardState.HOLD, far) if far else (GuardState.RUN_TELEOP, "a person commands")
+        silent, chunk = self._inputs.stale_chunk(now), self._inputs.chunk
+        if silent or chunk is None:
+            return GuardState.HOLD, "; ".join(filter(None, (silent, self._engagement.lapsed)))
+        refusal = self._engagement.refusal(chunk.session)
+        if not refusal and (self._state is not GuardState.RUN_POLICY or not self._motion.player.playing):
+            refusal = self._entry.begin(chunk)
+        return (GuardState.HOLD, refusal) if refusal else (GuardState.RUN_POLICY, "the policy commands")
 
     def _move(self, before: GuardState, dt: float, now: float) -> None:
         """Moves the commanded position by one tick of the state."""
@@ -326,31 +358,15 @@ class Guard:
         self._rebases = False
 
     def _engage_refusal(self, now: float) -> str:
-        measured = self._inputs.states.measured
         if self._fault:
             return f"the guard is in FAULT ({self._fault}): reset it first"
-        if self._stopping or self._state is GuardState.WAIT or measured is None:
+        if self._stopping or self._state is GuardState.WAIT or self._inputs.states.measured is None:
             return f"the guard is in {self._state.value}: {self._reason}"
         if self._rebases:
             return "the arm is still braking"
-        stale = self._inputs.stale_states(now, self._robot_now)
-        if stale:
-            return stale
         if self.config.require_heartbeat and not self._inputs.heartbeat.heard:
             return "no heartbeat of the e-stop was heard, and this guard requires one"
-        far = far_joint(self.robot, self._motion.position, measured, self.safety.engage_error)
-        if far:
-            return f"the arm is not where it is held ({far}): reset to hold it where it is"
-        person = self._inputs.person(now)
-        if person is not None:
-            far = far_joint(self.robot, person, measured, self.safety.engage_error)
-            return f"teleoperation is not where the arm is ({far})" if far else ""
-        chunk = self._inputs.chunk
-        if chunk is None or self._inputs.stale_chunk(now):
-            return "there is no fresh chunk and no fresh teleoperation command"
-        one_step = self._motion.limits.velocity * self.robot.control_dt  # a first action may be that far away
-        far = far_joint(self.robot, chunk.positions[0], measured, self.safety.engage_error + one_step)
-        return f"the policy's first action is not where the arm is ({far})" if far else ""
+        return self._inputs.stale_states(now, self._robot_now)
 
     def _reset_refusal(self, now: float) -> str:
         if self._inputs.e_stop_pressed:
@@ -367,7 +383,7 @@ class Guard:
             self._fault = fault
             self._counts["faults"] += 1
             self._motion.unsettle()
-        self._engaged = False
+        self._engagement.end()
         self._inputs.chunk = None
 
     def _refuse_malformed(self, refusal: str) -> str:

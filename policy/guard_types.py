@@ -66,6 +66,7 @@ class ChunkMessage:
     stamp: float  # robot time of the observation it came from [s]
     epoch: int  # which life of the policy; grows with every restart or reset
     sequence: int  # which chunk of that life; grows
+    session: int | None = None  # which start of the policy, resets included; None: every epoch is one of its own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,10 @@ class ChunkPlayer:
         while self._history[0][0] < robot_now - HISTORY_S:
             self._history.popleft()
 
+    def due(self, chunk: CheckedChunk) -> np.ndarray:
+        """(A,) where a chunk plans the arm to be now, if it went on from what was played [rad]."""
+        return self._path_of(chunk, None).at(self._since(chunk))[0]
+
     def start(self, chunk: CheckedChunk, position: np.ndarray, velocity: np.ndarray, *, from_rest: bool) -> None:
         """Begins to play a chunk.
 
@@ -74,7 +78,7 @@ class ChunkPlayer:
             velocity: (A,) of the commanded position [rad/s].
             from_rest: After a hold: action 0 is due now. Else play continues at the action that is due.
         """
-        self._elapsed_s = 0.0 if from_rest else self._played_s - self._at(chunk.stamp)
+        self._elapsed_s = 0.0 if from_rest else self._since(chunk)
         self._path = self._path_of(chunk, position if from_rest else None)
         planned, planned_velocity = self._path.at(self._elapsed_s)
         self._fade = Fade(
@@ -121,6 +125,10 @@ class ChunkPlayer:
         if start is None:
             start = first - (reach_s / step_s) * (second - first)
         return ChunkPath(start, chunk.times_s, chunk.positions, reach_s)
+
+    def _since(self, chunk: CheckedChunk) -> float:
+        """Play time since a chunk's observation [s]."""
+        return self._played_s - self._at(chunk.stamp)
 
     def _at(self, stamp: float) -> float:
         """Play time at a robot time [s]; the ends of the history beyond it."""

@@ -15,26 +15,43 @@ __all__ = ["ClockWatch", "Heartbeat", "StateWatch", "TeleopInput", "TrackingWatc
 
 BACKWARD_S = 1e-3  # robot time may step back this far without being called a jump: clocks of two processes
 FORWARD_S = 0.5  # ... and run ahead of the steady clock this far: a machine that was busy
+FOREIGN_RAD = math.pi  # no arm is found so far outside its joints' ranges: such a state is in another unit
+FOREIGN_OPENING = 1.0  # the same of a gripper [opening]
 
 
 class StateWatch:
-    """The newest measured joint positions and how old they are."""
+    """The newest measured joint positions, how old they are, and what is wrong with those that do not count."""
 
     def __init__(self, robot: RobotSpec) -> None:
-        self._width = robot.action_dim
+        self._names, self._width = robot.action_names, robot.action_dim
+        spans = np.array([axis.position for axis in robot.axes], dtype=np.float64)  # (A, 2)
+        foreign = np.array([FOREIGN_RAD] * len(robot.joints) + [FOREIGN_OPENING] * (robot.gripper is not None))
+        self._lowest, self._highest = spans[:, 0] - foreign, spans[:, 1] + foreign
         self.measured: np.ndarray | None = None  # (A,) float64 [rad, opening]
         self.dropped = 0  # states that were not finite, absurd, of another shape or without a newer stamp
+        self.problem = ""  # what is wrong with the newest one; "" when it counts
+        self.excused_s = 0.0  # time since the newest state in which the guard itself was not run
         self._stamp = -math.inf
         self._arrival = -math.inf
 
     def add(self, stamp: float, proprio: np.ndarray, now: float) -> None:
         """Takes a state; one that brings no news does not count as a sign of life."""
         proprio = np.asarray(proprio, dtype=np.float64)
-        usable = proprio.shape == (self._width,) and (np.abs(proprio) <= ABSURD).all()  # also False for NaN
-        if not usable or not stamp > self._stamp or not math.isfinite(stamp):
-            self.dropped += 1
+        problem = self._wrong(stamp, proprio)
+        if problem:
+            self.refuse(problem)
             return
         self.measured, self._stamp, self._arrival = proprio, stamp, now
+        self.problem, self.excused_s = "", 0.0
+
+    def refuse(self, problem: str) -> None:
+        """Counts a state that cannot be used, and remembers why."""
+        self.dropped += 1
+        self.problem = problem
+
+    def excuse(self, seconds: float) -> None:
+        """The guard itself was not run for some time: that is no silence of the arm [s]."""
+        self.excused_s += seconds
 
     def forget_stamp(self) -> None:
         """After a clock jump any stamp is news."""
@@ -46,6 +63,30 @@ class StateWatch:
             return math.inf
         by_stamp = robot_now - self._stamp if math.isfinite(self._stamp) else 0.0
         return max(now - self._arrival, by_stamp)
+
+    def silence(self, now: float, robot_now: float) -> float:
+        """The same, less the time in which nobody listened [s]."""
+        return self.age(now, robot_now) - self.excused_s
+
+    def _wrong(self, stamp: float, proprio: np.ndarray) -> str:
+        if proprio.shape != (self._width,):
+            return f"they hold {proprio.size} positions, the robot has {self._width}"
+        usable = np.abs(proprio) <= ABSURD  # also False for NaN
+        if not usable.all():
+            worst = int(usable.argmin())
+            return f"'{self._names[worst]}' is measured at {proprio[worst]}"
+        beyond = (proprio < self._lowest) | (proprio > self._highest)
+        if beyond.any():
+            worst = int(beyond.argmax())
+            return (
+                f"'{self._names[worst]}' is measured at {proprio[worst]:.2f}, far outside its range: another unit "
+                "(degrees, ticks, 0 to 100) in the driver, or another robot"
+            )
+        if stamp == 0:
+            return "they are not stamped (header.stamp is 0): the driver must stamp its joint states"
+        if not math.isfinite(stamp):
+            return f"their stamp is {stamp}"
+        return "" if stamp > self._stamp else "their stamp does not move on"
 
 
 class TeleopInput:
@@ -157,6 +198,7 @@ class ClockWatch:
         self._period_s, self._longest_s, self._scale = period_s, period_s * late_periods, time_scale
         self._last: tuple[float, float] | None = None  # steady, robot
         self.late = False  # the newest tick came too late
+        self.paused_s = 0.0  # by how much
         self.late_ticks = 0
         self.worst_s = 0.0  # longest time between two ticks [s]
 
@@ -168,6 +210,7 @@ class ClockWatch:
         passed, robot_passed = now - self._last[0], robot_now - self._last[1]
         self._last = (now, robot_now)
         self.late = passed > self._longest_s
+        self.paused_s = passed - self._period_s if self.late else 0.0
         self.late_ticks += int(self.late)
         self.worst_s = max(self.worst_s, passed)
         jumped = not (-BACKWARD_S <= robot_passed <= max(passed, 0.0) * self._scale + FORWARD_S)  # also for NaN

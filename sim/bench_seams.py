@@ -31,6 +31,8 @@ from wam.spec import ActionChunk
 
 __all__ = ["SeamsConfig", "main", "run_seams", "seam_figures"]
 
+START_S = 1.0  # robot time at the begin [s]: a stamp of 0 is one that was never set
+
 SETTLED_S = 1.0  # the start is not judged: every scheme begins in its own way
 PLAYERS = {  # name -> what it is
     "lerobot_queue": "LeRobot ActionQueue, one command per control step",
@@ -197,7 +199,7 @@ def _play_guard(robot: RobotSpec, policy: WaveringPolicy, config: SeamsConfig, *
     arm = policy.agreed(0.0)
     track: list[np.ndarray] = []
     for tick in range(round(config.seconds / dt)):
-        now = tick * dt
+        now = START_S + tick * dt
         guard.on_state(now, arm, now)
         step, within = divmod(tick, per_step)
         number, rest = divmod(step - config.delay_steps, config.replan_steps)
@@ -218,7 +220,7 @@ def _message(chunk: ActionChunk, number: int, robot: RobotSpec) -> ChunkMessage:
         names=robot.action_names,
         times_s=np.arange(len(chunk.actions)) * chunk.control_dt,
         positions=chunk.actions,
-        stamp=chunk.stamp,
+        stamp=START_S + chunk.stamp,
         epoch=0,
         sequence=number,
     )

@@ -29,6 +29,16 @@ MALFORMED = {
     ),
     "wrong name": ({"names": ("jaw", *ROBOT.action_names[1:])}, "lacks yaw; has unknown jaw"),
     "name twice": ({"names": (ROBOT.action_names[0], *ROBOT.action_names[:-1])}, "lacks gripper"),
+    "degrees": ({"positions": np.full((16, WIDTH), 59.9)}, "chunk wants 59.900 for"),
+    "gripper of 0 to 100": (
+        {"positions": np.tile(np.append(HOME[:-1], 10.0), (16, 1))},
+        "chunk wants 10.000 for 'gripper' at point 0, whose range is [0, 1]: another unit (degrees, 0 to 100)",
+    ),
+    "one wild action": (
+        {"positions": np.where(np.arange(16)[:, None] == 11, HOME + [0, 2.3, 0, 0, 0, 0, 0], HOME)},
+        "chunk wants 2.300 for 'shoulder' at point 11",
+    ),
+    "not stamped": ({"stamp": 0.0}, "chunk is not stamped (header.stamp is 0)"),
     "no names": ({"names": ()}, "joint names none: lacks yaw"),
     "too wide": ({"positions": np.zeros((16, WIDTH + 1))}, "has 7 names for 8 columns"),
     "empty": ({"positions": np.zeros((0, WIDTH)), "times_s": np.zeros(0)}, "chunk has 0 points but needs at least 2"),
@@ -57,6 +67,7 @@ class Rig:
         self.now, self.robot_now = 100.0, 5000.0
         self.arm = HOME.copy()
         self.sequence, self.epoch = -1, 7
+        self.session: int | None = None  # start of the policy; None: every epoch is one
         self.states = True  # whether joint states arrive
         self.commands: list[GuardCommand] = []
         self.dts: list[float] = []
@@ -97,12 +108,20 @@ class Rig:
             stamp=self.robot_now,
             epoch=self.epoch,
             sequence=self.sequence,
+            session=self.session,
         )
         return dataclasses.replace(message, **changes)
 
     def send(self, target=None, **changes) -> str:
         """Sends the next chunk; returns the refusal."""
         return self.guard.on_chunk(self.message(target, **changes), self.now, self.robot_now)
+
+    def rush(self, target, *, points: int = 16, speed: float = 2.0, **changes) -> str:
+        """Sends a chunk from the commanded position to a target, as fast as a plan may go, whatever the arm does."""
+        start = self.arm if self.command.positions is None else self.command.positions
+        way = np.asarray(target, dtype=float) - start
+        reach = speed * self.robot.control_dt * (1 + np.arange(points))[:, None]
+        return self.send(positions=start + np.clip(way, -reach, reach), **changes)
 
     def teleop(self, positions, names=None) -> str:
         """Sends one command of a person."""

@@ -38,7 +38,7 @@ class Rehearsed:
         self.pause = threading.Event()
         self.pause_s = 0.0  # wall time that an inference takes
         self.error: Exception | None = None
-        self.offset = 0.0  # [rad] between where the arm is and where chunks begin
+        self.offset = np.zeros(ROBOT.action_dim)  # [rad] between where the arm is and where chunks begin
 
     def reset(self) -> None:
         self.stamps = []
@@ -120,7 +120,7 @@ def test_late_chunks_are_held_through(sim, rehearsed):
 
 def test_a_policy_that_begins_elsewhere_is_never_engaged(sim, rehearsed):
     policy = Rehearsed(rehearsed)
-    policy.offset = 1.2
+    policy.offset[0] = 1.2
     episode = play_guarded(sim, policy, settings(), SEED)
     assert episode.outcome == "timeout"
     assert "the policy's first action is not where the arm is" in episode.message

@@ -79,6 +79,73 @@ def test_a_reset_ends_a_run_and_holds_where_the_arm_is():
     assert rig.guard.engage(rig.now)[0]
 
 
+# What joint states that do not count are said to be.
+def waiting(stamp: float, proprio: np.ndarray) -> str:
+    rig = Rig()
+    rig.states = False
+    rig.guard.on_state(stamp, proprio, rig.now)
+    rig.tick()
+    assert (rig.state, rig.guard.status()["level"]) == (WAIT, "warn")
+    assert rig.guard.engage(rig.now) == (False, f"the guard is in WAIT: {rig.command.reason}")
+    return rig.command.reason
+
+
+@pytest.mark.parametrize(
+    ("stamp", "changed", "words"),
+    [
+        (0.0, {}, "they are not stamped (header.stamp is 0): the driver must stamp its joint states"),
+        (5000.0, {2: 45.0}, "'elbow' is measured at 45.00, far outside its range: another unit (degrees, ticks"),
+        (5000.0, {6: 57.0}, "'gripper' is measured at 57.00, far outside its range"),
+        (5000.0, {1: math.nan}, "'shoulder' is measured at nan"),
+    ],
+)
+def test_joint_states_that_do_not_count_are_named(stamp, changed, words):
+    proprio = HOME.copy()
+    for place, value in changed.items():
+        proprio[place] = value
+    assert waiting(stamp, proprio).startswith("waiting for joint states: ")
+    assert words in waiting(stamp, proprio)
+
+
+def test_a_message_that_could_not_be_read_is_the_reason_that_engage_gives():
+    rig = moving()
+    rig.states = False
+    rig.tick(3)
+    rig.guard.on_bad_state("joint_states lacks elbow; it has elbow_joint")
+    rig.tick(5)
+    assert rig.state is HOLD
+    assert rig.command.reason.endswith("(joint_states lacks elbow; it has elbow_joint)")
+    rig.tick(60)
+    assert rig.state is FAULT
+    assert rig.command.reason == "no joint states for 1 s: joint_states lacks elbow; it has elbow_joint"
+
+
+def test_a_guard_that_was_not_run_says_so_and_latches_nothing():
+    rig = moving()
+    rig.states = False
+    rig.tick(dt=1.5)  # suspended; what was sent meanwhile waits
+    assert rig.state is HOLD
+    assert rig.command.reason.startswith("the guard itself was not run for 1.48 s")
+    rig.states = True
+    rig.tick(2)
+    rig.send(FAR)
+    assert rig.tick().state is POLICY
+    rig.states = False
+    rig.tick(60)
+    assert rig.state is FAULT  # the arm's own silence latches as before
+    assert rig.command.reason == "no joint states for 1 s"
+
+
+def test_a_guard_that_was_not_run_for_long_needs_a_new_engage():
+    rig = moving()
+    rig.tick(dt=20.0)
+    for _ in range(10):
+        rig.send(FAR)
+        rig.tick()
+    assert rig.state is HOLD
+    assert "engage again" in rig.command.reason
+
+
 # A person.
 def test_a_person_outranks_the_policy_which_goes_on_from_a_fresh_chunk():
     rig = moving()
@@ -107,8 +174,32 @@ def test_a_leader_arm_in_another_pose_has_to_come_to_the_arm():
         rig.teleop(rig.arm + 1.0)
         rig.tick()
     assert np.abs(rig.command.positions - brakes_from).max() < 0.3
-    rig.teleop(rig.arm)
+    for left in np.linspace(0.9, 0.0, 10):  # no leader gets there at once
+        assert rig.teleop(rig.arm + left) == ""
+        rig.tick()
+    assert rig.state is TELEOP
+
+
+def test_a_leader_whose_reading_jumps_is_not_followed():
+    rig = Rig()
+    rig.tick()
+    rig.teleop(HOME)
+    assert rig.guard.engage(rig.now)[0]
+    for _ in range(10):
+        rig.teleop(HOME)
+        rig.tick()
+    before = rig.command.positions
+    for _ in range(3):
+        assert "the command jumps ('yaw' differs by 1.300" in rig.teleop(HOME + 1.3)
+        rig.tick()
+    np.testing.assert_allclose(rig.command.positions, before, atol=1e-9)
+    assert rig.teleop(HOME) == ""
     assert rig.tick().state is TELEOP
+
+
+def test_a_command_of_a_person_without_a_stamp_says_so():
+    rig = moving()
+    assert "is not stamped (header.stamp is 0)" in rig.guard.on_teleop(NAMES, rig.arm, 0.0, rig.now)
 
 
 def test_a_silent_person_is_braked():
@@ -219,7 +310,7 @@ def boxed() -> dataclasses.dataclass:
 def test_a_workspace_stops_the_tool_at_its_edge_and_lets_it_back():
     rig = Rig(boxed(), forward_kinematics=reach).engaged(HOME + 0.1)
     for _ in range(60):
-        rig.send(positions=np.tile(HOME + 1.0, (16, 1)))
+        rig.rush(np.append(HOME[:-1] + 1.0, 0.5))
         rig.tick()
         assert rig.command.positions[0] <= 0.2 + 1e-9
     assert rig.state is POLICY
@@ -227,7 +318,7 @@ def test_a_workspace_stops_the_tool_at_its_edge_and_lets_it_back():
     assert "at the edge of the workspace" in rig.command.reason
     assert int(rig.guard.status()["ticks_at_workspace"]) > 0
     for _ in range(60):
-        rig.send(positions=np.tile(HOME, (16, 1)))
+        rig.rush(HOME)
         rig.tick()
     assert abs(rig.command.positions[0]) < 0.05
     assert rig.violations() == []

@@ -60,6 +60,7 @@ class SafetySpec:
     state_age_s: float = 0.10  # oldest joint state to act on [s]
     stream_spread_s: float = 0.05  # largest time between the streams of one observation [s]
     chunk_age_s: float = 0.35  # without a new chunk for this long the guard holds [s]: two periods of 7 Hz and a margin
+    resume_s: float = 2.0  # an engaged arm that nothing has moved for this long must be engaged again [s]
     teleop_age_s: float = 0.20  # without a teleoperation command for this long the guard holds [s]
     position_margin: float = 0.01  # kept free at both ends of every axis' range [rad, gripper opening]
     tracking_error: float = 0.5  # |command - measured| of a joint that faults [rad]
@@ -308,6 +309,11 @@ def _check_safety(robot: RobotSpec, where: str) -> None:
         raise RobotSpecError(
             f"{where}: safety.state_fault_s is {safety.state_fault_s:g} but state_age_s is {safety.state_age_s:g}: "
             "joint states must be stale before their absence can latch a fault."
+        )
+    if safety.resume_s < safety.chunk_age_s:
+        raise RobotSpecError(
+            f"{where}: safety.resume_s is {safety.resume_s:g} but chunk_age_s is {safety.chunk_age_s:g}: the guard would "
+            "disengage before it noticed that no chunk comes."
         )
     for axis in robot.axes:
         if 2 * safety.position_margin >= axis.position[1] - axis.position[0]:

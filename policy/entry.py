@@ -13,7 +13,7 @@ from policy.intent import far_joint, one_step
 from policy.motion import ArmMotion
 from wam.robot import RobotSpec
 
-__all__ = ["Entry"]
+__all__ = ["NOTHING_FRESH", "Entry"]
 
 NOTHING_FRESH = "there is no fresh chunk and no fresh teleoperation command"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from policy.engagement import Engagement
-from policy.entry import Entry
+from policy.entry import NOTHING_FRESH, Entry
 from policy.guard_inputs import GuardInputs
 from policy.guard_types import NOTHING_CONSUMED, ChunkMessage, GuardCommand, GuardConfig, GuardState
 from policy.motion import ArmMotion
@@ -22,7 +22,7 @@ from policy.watchdogs import ClockWatch, TrackingWatch
 from wam.errors import ValueContractError
 from wam.robot import RobotSpec
 
-__all__ = ["NOTHING_CONSUMED", "ChunkMessage", "Guard", "GuardCommand", "GuardConfig", "GuardState"]
+__all__ = ["NOTHING_CONSUMED", "NOTHING_FRESH", "ChunkMessage", "Guard", "GuardCommand", "GuardConfig", "GuardState"]
 
 RUNNING = (GuardState.RUN_POLICY, GuardState.RUN_TELEOP)
 

@@ -116,7 +116,9 @@ class Listener:
             self.node.destroy_client(client)
 
     def engage(self) -> None:
-        """Engages the guard as soon as it lets itself be engaged; puts back one that has latched a fault.
+        """Engages the guard until the policy moves the arm; puts back one that has latched a fault.
+
+        A policy that was started anew needs a new engage, and the guard may be engaged still when it comes.
 
         Raises:
             GraphError: It did not.
@@ -127,11 +129,12 @@ class Listener:
             nonlocal refusal
             if self.state == "FAULT":
                 self.call("guard/reset")
-            success, refusal = self.call("guard/engage")
-            return success
+            if self.state != "RUN_POLICY":
+                refusal = self.call("guard/engage")[1]
+            return self.state == "RUN_POLICY"
 
         try:
-            self.until(engaged, "the guard can be engaged", patience_s=90.0)
+            self.until(engaged, "the policy moves the arm", patience_s=90.0)
         except GraphError as error:
             raise GraphError(f"{error} It says: {refusal}") from error
 

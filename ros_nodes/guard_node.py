@@ -21,13 +21,14 @@ from std_msgs.msg import Bool, Empty, Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from policy.guard import Guard, GuardCommand, GuardConfig
+from policy.guard import NOTHING_FRESH, Guard, GuardCommand, GuardConfig
 from policy.wire import positions_by_name, stamp_seconds
 from ros_nodes import messages, qos, spinning
 from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health, status_message
 from ros_nodes.errors import MessageError
 from ros_nodes.graph import qos_mismatches
 from ros_nodes.parameters import declare, param
+from ros_nodes.policy_report import PolicyReport
 from ros_nodes.timing import ChunkClock, TickTimes
 from wam.errors import ValueContractError
 from wam.robot import RobotSpec, load_robot, robot_file
@@ -70,6 +71,7 @@ class GuardNode(Node):
         self._times, self._chunk_clock = TickTimes(self._period), ChunkClock()
         self._bad_states, self._bad_state = 0, ""
         self._open_topics()
+        self._policy = PolicyReport(self, CHUNK_TOPIC)
         self._reporter = DiagnosticsReporter(self, self._health, hardware_id=self._robot.name)
         self.create_timer(self._period, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"guard of '{self._robot.name}', {self._interface} commands, {1 / self._period:g} Hz")
@@ -87,7 +89,7 @@ class GuardNode(Node):
         kind = Float64MultiArray if self._interface == "forward" else JointTrajectory
         self._commands = self.create_publisher(kind, robot.command_topic, qos.COMMAND)
         self._states = self.create_publisher(DiagnosticStatus, STATE_TOPIC, qos.STATE_OFFERED)
-        for name, act in (("engage", self._guard.engage), ("reset", self._guard.reset), ("e_stop", self._e_stop)):
+        for name, act in (("engage", self._engage), ("reset", self._guard.reset), ("e_stop", self._e_stop)):
             self.create_service(Trigger, f"guard/{name}", functools.partial(self._serve, name, act))
 
     @property
@@ -106,6 +108,7 @@ class GuardNode(Node):
             proprio = positions_by_name(message.name, message.position, self._robot.action_names, topic)
         except ValueContractError as error:
             self._bad_states, self._bad_state = self._bad_states + 1, str(error)
+            self._guard.on_bad_state(str(error))
             self.get_logger().error(str(error), throttle_duration_sec=2.0)
         else:
             self._guard.on_state(stamp_seconds(message.header.stamp), proprio, _now())
@@ -129,6 +132,14 @@ class GuardNode(Node):
 
     def _on_e_stop(self, message: Bool) -> None:
         self._guard.on_e_stop(message.data, _now())
+
+    def _engage(self, now: float) -> tuple[bool, str]:
+        """As the core's, which does not know why nothing arrives."""
+        done, answer = self._guard.engage(now)
+        if answer == NOTHING_FRESH:
+            answer = f"{answer}: {self._policy.why()}"
+        unheard = qos_mismatches(self, self._asked) if not done else []
+        return done, "; ".join((answer, *unheard))
 
     def _e_stop(self, now: float) -> tuple[bool, str]:
         self._guard.e_stop(now)

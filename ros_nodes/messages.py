@@ -36,7 +36,7 @@ __all__ = [
     "trajectory_command",
 ]
 
-_FRAME_ID = re.compile(r"wam/([0-9]+)/([0-9]+)")
+_FRAME_ID = re.compile(r"wam/(?:([0-9]+)/)?([0-9]+)/([0-9]+)")
 _NANO = 1_000_000_000
 
 
@@ -70,13 +70,13 @@ def joint_state(names: Sequence[str], positions: np.ndarray, stamp: Time) -> Joi
     return message
 
 
-def chunk_frame_id(epoch: int, sequence: int) -> str:
-    """Returns the ``frame_id`` that says who planned a chunk and as how many-eth."""
-    return f"wam/{epoch}/{sequence}"
+def chunk_frame_id(session: int, epoch: int, sequence: int) -> str:
+    """Returns the ``frame_id`` that says which start of a policy planned a chunk, in which life, as how many-eth."""
+    return f"wam/{session}/{epoch}/{sequence}"
 
 
-def parse_chunk_frame_id(frame_id: str) -> tuple[int, int]:
-    """Inverse of ``chunk_frame_id``.
+def parse_chunk_frame_id(frame_id: str) -> tuple[int, int, int]:
+    """Inverse of ``chunk_frame_id``; without a session, as recordings of before have it, every epoch is one.
 
     Raises:
         MessageError: The frame is not of that form, so the message is not a chunk of ours.
@@ -84,17 +84,28 @@ def parse_chunk_frame_id(frame_id: str) -> tuple[int, int]:
     found = _FRAME_ID.fullmatch(frame_id)
     if found is None:
         raise MessageError(
-            f"chunk has frame_id '{frame_id}' but must have 'wam/<epoch>/<sequence>': only a policy node may publish "
-            "chunks, and its epoch tells a restarted one from a late message."
+            f"chunk has frame_id '{frame_id}' but must have 'wam/<session>/<epoch>/<sequence>': only a policy node may "
+            "publish chunks, and its session tells a restarted one from the one that was engaged."
         )
-    return int(found.group(1)), int(found.group(2))
+    session, epoch, sequence = found.groups()
+    return int(session or epoch), int(epoch), int(sequence)
 
 
-def chunk_trajectory(chunk: ActionChunk, names: Sequence[str], epoch: int, sequence: int) -> JointTrajectory:
-    """Builds the message of an action chunk; its stamp is that of the observation it was planned from."""
+def chunk_trajectory(
+    chunk: ActionChunk, names: Sequence[str], epoch: int, sequence: int, *, session: int | None = None
+) -> JointTrajectory:
+    """Builds the message of an action chunk; its stamp is that of the observation it was planned from.
+
+    Args:
+        chunk: What was planned.
+        names: (A,) joint names.
+        epoch: Life of the policy.
+        sequence: Number of the chunk in that life.
+        session: Start of the policy; None: this epoch is its first.
+    """
     message = JointTrajectory(joint_names=list(names))
     message.header.stamp = to_time(chunk.stamp)
-    message.header.frame_id = chunk_frame_id(epoch, sequence)
+    message.header.frame_id = chunk_frame_id(epoch if session is None else session, epoch, sequence)
     message.points = [
         JointTrajectoryPoint(positions=_doubles(action), time_from_start=to_duration(step * chunk.control_dt))
         for step, action in enumerate(chunk.actions)
@@ -108,7 +119,7 @@ def trajectory_chunk(message: JointTrajectory) -> ChunkMessage:
     Raises:
         MessageError: The frame does not say whose chunk it is.
     """
-    epoch, sequence = parse_chunk_frame_id(message.header.frame_id)
+    session, epoch, sequence = parse_chunk_frame_id(message.header.frame_id)
     times = [point.time_from_start.sec + point.time_from_start.nanosec / _NANO for point in message.points]
     return ChunkMessage(
         names=message.joint_names,
@@ -117,6 +128,7 @@ def trajectory_chunk(message: JointTrajectory) -> ChunkMessage:
         stamp=stamp_seconds(message.header.stamp),
         epoch=epoch,
         sequence=sequence,
+        session=session,
     )
 
 

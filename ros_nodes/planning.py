@@ -40,7 +40,7 @@ class Planning:
         policy: A warmed-up policy; belongs to the inference thread from now on.
         robot: Its robot.
         parameters: Of the node.
-        rivals: Told about every epoch of ours.
+        rivals: Told which session is ours.
         imagination: Draws what the policy expects to see; None does not.
 
     Raises:
@@ -57,15 +57,15 @@ class Planning:
         imagination: Imagination | None,
     ) -> None:
         self._node, self._robot, self._rivals, self._imagination = node, robot, rivals, imagination
-        # Later than the epoch of any policy before, in this life or another; the guard follows the latest
-        self.epoch = time.time_ns() // 1_000_000
-        rivals.own(self.epoch)
+        # Later than that of any policy before, and first of this one's epochs: who engages the guard means this start
+        self.session = time.time_ns() // 1_000_000
+        rivals.own(self.session)
         self._session = PolicySession(
             policy,
             robot,
             parameters.mode,
             execution_horizon=parameters.execution_horizon or None,
-            epoch=self.epoch,
+            epoch=self.session,
             on_result=self._on_result,
         )
         self._chunks = node.create_publisher(JointTrajectory, CHUNK_TOPIC, qos.CHUNK)
@@ -138,7 +138,7 @@ class Planning:
             level = max(level, WARN)
             message = f"what happened is not what was commanded: {seen['consistency']}, {seen['consistency_axis']}"
         values = {
-            SESSION_KEY: self._rivals.session_value(self.epoch),
+            SESSION_KEY: self._rivals.session_value(self.session),
             "task": inputs.task,
             **counts,
             **self._session.status(),
@@ -166,10 +166,9 @@ class Planning:
                 self._error = result.error
             self._node.get_logger().error(f"inference failed: {result.error}", throttle_duration_sec=2.0)
             return
-        self._rivals.own(result.epoch)
-        self.epoch = result.epoch
-        names = self._robot.action_names
-        self._chunks.publish(messages.chunk_trajectory(result.chunk, names, result.epoch, result.sequence))
+        names, session = self._robot.action_names, self.session
+        message = messages.chunk_trajectory(result.chunk, names, result.epoch, result.sequence, session=session)
+        self._chunks.publish(message)
         self._count("chunks")
         if self._consistency is not None:
             self._consistency.on_chunk(result.epoch, result.sequence, result.chunk)

@@ -28,7 +28,8 @@ from ros_nodes.imagination import Imagination
 from ros_nodes.parameters import declare
 from ros_nodes.planning import Planning, longest_aside_s
 from ros_nodes.policy_parameters import PolicyParameters
-from ros_nodes.policy_rivals import Rivals
+from ros_nodes.policy_report import CHUNK_TOPIC_KEY
+from ros_nodes.policy_rivals import CHUNK_TOPIC, Rivals
 from wam.errors import WamError
 from wam.robot import RobotSpec, load_robot, robot_file
 
@@ -166,7 +167,7 @@ class PolicyNode(LifecycleNode):
 
     def _tick(self) -> None:
         if self._planning is not None:
-            if self._rivals.newer_than(self._planning.epoch):
+            if self._rivals.newer_than(self._planning.session):
                 self._yield()
                 return
             self._planning.tick(time.monotonic(), self.get_clock().now().nanoseconds * 1e-9)
@@ -191,7 +192,7 @@ class PolicyNode(LifecycleNode):
         return self._check is not None and not self._check.ready and time.monotonic() < self._born + CAMERAS_S
 
     def _yield(self) -> None:
-        """The guard follows the policy that was started last, so an older one ends."""
+        """Of two policies the one that was started last is wanted: the older ends, and the guard waits for engage."""
         problem = f"another policy took over: {self._rivals.active()}"
         self.get_logger().error(problem)
         self.trigger_deactivate()
@@ -208,7 +209,8 @@ class PolicyNode(LifecycleNode):
         health = self._idle if self._planning is None else self._planning.health()
         if self._planning is not None and self._moved:
             health = replace(health, level=max(health.level, WARN), message=f"{health.message}; {self._moved}")
-        return replace(health, values={**health.values, **self._cameras})
+        topic = {CHUNK_TOPIC_KEY: self.resolve_topic_name(CHUNK_TOPIC)}
+        return replace(health, values={**health.values, **self._cameras, **topic})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

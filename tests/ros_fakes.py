@@ -38,8 +38,8 @@ def robot_file_with(folder: Path, **safety: float) -> Path:
 
 
 def patient_robot(folder: Path, **safety: float) -> Path:
-    """The same, with a guard that does not latch while the machine leaves the process of the arm alone for seconds."""
-    return robot_file_with(folder, **({"state_fault_s": 60.0} | safety))
+    """The same, with a guard that neither latches nor lapses while the machine leaves processes alone for seconds."""
+    return robot_file_with(folder, **({"state_fault_s": 60.0, "resume_s": 60.0} | safety))
 
 
 class FakeRobot:

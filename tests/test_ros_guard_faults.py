@@ -120,7 +120,7 @@ SPOILT = {
     "wrong length": (shorten_a_point, "not an array of numbers"),
     "time goes back": (turn_time_back, "strictly increase"),
     "empty": (empty, "one time per point is needed"),
-    "nobody's": (forget_whose, "wam/<epoch>/<sequence>"),
+    "nobody's": (forget_whose, "wam/<session>/<epoch>/<sequence>"),
 }
 
 
@@ -191,21 +191,37 @@ def test_joint_states_that_lack_a_joint_are_lost_ones(
     running.until("RUN_POLICY")  # the guard hears the robot again
 
 
-def test_a_chunk_that_jumps_by_a_radian_and_a_half_moves_the_arm_within_its_limits(
+def test_a_plan_that_jumps_by_a_radian_and_a_half_is_never_played(
     graph: Graph, running: GuardWatch, policy: FakePolicyTimer
 ) -> None:
     def teleport(message: JointTrajectory) -> None:
         for point in message.points:
             point.positions[0] += 1.5
 
-    begun = time.monotonic()
-    before = running.commanded()
+    begun, refused = time.monotonic(), running.count("chunks_refused")
     policy.spoil = teleport
-    graph.until(lambda: running.commanded(begun)[0] > before[0] + 1.0, "the arm goes there")
+    running.until("HOLD", reason="no chunk for", since=begun)  # what played before has run out
+    graph.until(lambda: running.count("chunks_refused") > refused, "jumping plans are refused")
+    running.until("HOLD", reason="the policy's first action is not where the arm is ('yaw' differs by", since=begun)
+    sequence = policy.sequence
+    graph.until(lambda: policy.sequence > sequence + 20, "it goes on planning so")
     policy.spoil = lambda message: None
-    graph.until(lambda: running.commanded(begun)[0] < before[0] + 0.7, "the arm comes back")
+    running.until("RUN_POLICY", since=time.monotonic())
+    assert np.abs(running.path(begun)[:, 0] - HOME[0]).max() < SWING + 0.1
     running.check_limits(begun)
     assert running.values["state"] != "FAULT"
+
+
+def test_a_second_policy_that_was_started_later_does_not_get_the_engaged_arm(
+    graph: Graph, running: GuardWatch, robot: FakeRobot, policy: FakePolicyTimer
+) -> None:
+    rival = FakePolicyTimer(graph, robot)
+    rival.epoch = policy.epoch + 1000
+    begun = time.monotonic()
+    graph.until(lambda: "chunk of another policy" in running.values["last_refusal"], "its chunks are refused")
+    running.until("RUN_POLICY", since=begun)
+    rival.on = False
+    assert running.values["epoch"] == str(policy.epoch)
 
 
 def test_a_measured_jump_of_a_radian_and_a_half_is_a_fault(graph: Graph, running: GuardWatch, robot: FakeRobot) -> None:
@@ -307,7 +323,7 @@ def test_chunks_of_an_earlier_policy_are_refused(graph: Graph, running: GuardWat
         JointTrajectoryPoint(positions=[1.0] * 7, time_from_start=messages.to_duration(0.1 * i)) for i in range(4)
     ]
     message = JointTrajectory(joint_names=list(NAMES), points=points)
-    message.header.frame_id = messages.chunk_frame_id(policy.epoch - 1, 10**6)
+    message.header.frame_id = messages.chunk_frame_id(policy.epoch, policy.epoch - 1, 10**6)
     begun = time.monotonic()
 
     def refused() -> bool:

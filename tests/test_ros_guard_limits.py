@@ -122,7 +122,9 @@ def test_a_person_who_lets_go_leaves_the_arm_held_and_then_to_the_policy(
     assert seconds <= ROBOT.safety.teleop_age_s + 0.1 + allowance  # the last command may still be on its way
     np.testing.assert_allclose(watch.rest()[1], target[1], atol=0.02)
     policy.on = True
-    watch.until("RUN_POLICY")  # with the first chunk that comes; nobody has to engage again
+    watch.until("HOLD", reason="engage again")  # it was engaged for the person alone
+    assert graph.call("guard/engage").success
+    watch.until("RUN_POLICY")
     watch.check_limits(begun)
     graph.node.destroy_timer(hand)
     graph.node.destroy_publisher(publisher)

@@ -79,17 +79,24 @@ def stands_at(graph: Graph, states: Heard, held: np.ndarray) -> None:
     assert away() < 0.03
 
 
-def test_a_killed_policy_is_a_hold_and_its_successor_takes_over(
+def test_a_killed_policy_is_a_hold_and_its_successor_moves_nothing_before_an_engage(
     graph: Graph, running: GuardWatch, states: Heard
 ) -> None:
     killed = graph.processes["ros_fake_policy"].kill()
     running.until("HOLD", reason="no chunk", since=killed)
     seconds, allowance = running.reaction(killed, "HOLD", reason="no chunk")
     assert seconds <= POLICY_LOST_S + allowance
-    stands_at(graph, states, running.rest())  # a held arm does not sag
+    held = running.rest()
+    stands_at(graph, states, held)  # a held arm does not sag
     running.check_limits(killed - 0.5)
+    accepted = running.count("chunks_accepted")
     graph.start(FAKE_POLICY)
-    running.until("RUN_POLICY")  # nothing was latched: a person need not engage again
+    graph.until(lambda: running.count("chunks_accepted") > accepted + 10, "the guard hears the successor")
+    assert running.values["state"] == "HOLD"
+    assert "was started after the guard was engaged: engage again" in running.values["reason"]
+    np.testing.assert_allclose(running.rest(), held, atol=1e-4)
+    assert graph.call("guard/engage").message == "engaged"  # nothing was latched: no reset is needed
+    running.until("RUN_POLICY")
     running.check_limits(killed - 0.5)
 
 

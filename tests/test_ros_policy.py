@@ -195,12 +195,14 @@ def test_a_bad_camera_is_a_hold_that_ends_with_it(
     watch.until("RUN_POLICY")  # nothing was latched
 
 
-def test_a_killed_policy_is_a_hold_and_its_successor_takes_over(running: Scene) -> None:
+def test_a_killed_policy_is_a_hold_and_its_successor_waits_for_an_engage(running: Scene) -> None:
     killed = running.graph.processes["policy"].kill()
     running.watch.until("HOLD", reason="no chunk", since=killed)
     seconds, allowance = running.watch.reaction(killed, "HOLD", reason="no chunk")
     assert seconds <= POLICY_LOST_S + allowance
     running.start_policy(TASK)
+    running.watch.until("HOLD", reason="engage again")
+    assert running.graph.call("guard/engage").message == "engaged"
     running.watch.until("RUN_POLICY")
 
 
@@ -245,9 +247,14 @@ def test_without_an_instruction_nothing_is_planned(running: Scene) -> None:
     graph = running.graph
     graph.until(lambda: "no instruction on policy/task" in running.policy()["message"], "it asks for an instruction")
     assert running.watch.values["state"] == "HOLD"
+    graph.insist("guard/reset")
+    graph.until(
+        lambda: "the policy 'policy' says: no observation: no instruction" in graph.call("guard/engage").message,
+        "engage gives the policy's own reason",
+    )
     tasks = graph.node.create_publisher(String, "policy/task", qos.LATCHED)
     tasks.publish(String(data="reach the blue cube"))
-    running.watch.until("RUN_POLICY")
+    running.watch.run()
     graph.until(lambda: running.policy().get("task") == "reach the blue cube", "it has heard the instruction")
 
 

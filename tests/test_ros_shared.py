@@ -138,9 +138,11 @@ def test_chunks_survive_the_message() -> None:
     np.testing.assert_array_equal(np.array(read.positions, dtype=np.float32), actions)
 
 
-@pytest.mark.parametrize("frame_id", ["", "wam", "wam/a", "wam/a/b", "base/a/1", "wam/a/1/2"])
+@pytest.mark.parametrize(
+    "frame_id", ["", "wam", "wam/a", "wam/a/b", "base/a/1", "wam/a/1/2", "wam/1/2/3/4", "wam//1/2"]
+)
 def test_frames_that_are_no_chunk_are_refused(frame_id: str) -> None:
-    with pytest.raises(MessageError, match="wam/<epoch>/<sequence>"):
+    with pytest.raises(MessageError, match="wam/<session>/<epoch>/<sequence>"):
         messages.parse_chunk_frame_id(frame_id)
 
 

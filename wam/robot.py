@@ -312,8 +312,8 @@ def _check_safety(robot: RobotSpec, where: str) -> None:
         )
     if safety.resume_s < safety.chunk_age_s:
         raise RobotSpecError(
-            f"{where}: safety.resume_s is {safety.resume_s:g} but chunk_age_s is {safety.chunk_age_s:g}: the guard would "
-            "disengage before it noticed that no chunk comes."
+            f"{where}: safety.resume_s is {safety.resume_s:g} but chunk_age_s is {safety.chunk_age_s:g}: the guard "
+            "would disengage before it noticed that no chunk comes."
         )
     for axis in robot.axes:
         if 2 * safety.position_margin >= axis.position[1] - axis.position[0]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from policy.commanders import CommandRival
 from policy.guard_inputs import GuardInputs, far_joint
 from policy.guard_types import NOTHING_CONSUMED, ChunkMessage, GuardCommand, GuardConfig, GuardState
 from policy.motion import ArmMotion
@@ -58,6 +59,7 @@ class Guard:
         self._engaged = self._stopping = False
         self._rebases = False  # a reset waits for the arm to rest
         self._holds = 0  # hold commands since a stop came to rest
+        self._rival = CommandRival()
         self._last_refusal = ""
         self._now = self._robot_now = 0.0  # of the newest tick
         self._counts: Counter[str] = Counter()
@@ -144,6 +146,12 @@ class Guard:
     def on_heartbeat(self, now: float) -> None:
         """Takes a heartbeat of the e-stop device; from the first one on, its silence latches a fault."""
         self._inputs.heartbeat.beat(now)
+
+    def on_rival(self, name: str, now: float) -> None:
+        """Another node was heard commanding the arm: nobody engages while it does, and an engaged guard latches."""
+        self._rival.heard(name, now)
+        if self._engaged:
+            self._latch(self._rival.commanding(now))
 
     def on_clock_jump(self, now: float) -> None:
         """Robot time jumped: what was stamped before it is forgotten and the arm holds until a fresh chunk."""
@@ -329,6 +337,8 @@ class Guard:
         measured = self._inputs.states.measured
         if self._fault:
             return f"the guard is in FAULT ({self._fault}): reset it first"
+        if self._rival.commanding(now):
+            return self._rival.commanding(now)
         if self._stopping or self._state is GuardState.WAIT or measured is None:
             return f"the guard is in {self._state.value}: {self._reason}"
         if self._rebases:

@@ -177,6 +177,11 @@ def test_a_slow_simulation_publishes_the_clock_it_stamps_with(tmp_path: Path) ->
             return clock - 0.2 < state <= clock + 0.02
 
         graph.until(together, "joint states carry the time of the clock")
+        reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        second = graph.node.create_publisher(Clock, "/clock", qos.STATE_OFFERED)
+        named = lambda: any("/listener also publishes /clock" in m.status[0].message for _, m in reports.items)  # noqa: E731
+        graph.until(named, "another clock is named")
+        graph.node.destroy_publisher(second)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from tests.ros_guard_watch import GuardWatch  # noqa: E402
 from wam.robot import load_robot  # noqa: E402
 
 SIDES = ("left", "right")
-NODES = ("arm", "guard", "teleop", "recorder", "camera", "calibration", "policy")
+NODES = sorted(path.stem for path in (REPOSITORY / "config").glob("*.yaml"))  # every node there is
 
 
 def start(graph: Graph, side: str, script: list[str], name: str, *parameters: str) -> None:
@@ -89,6 +89,13 @@ def test_engaging_and_moving_one_robot_never_reaches_the_other(tmp_path: Path) -
             assert of_arms()[f"{side}/arm"]["guard"] == sides[side].watch.values["source"]
             assert of_arms()[f"{side}/arm"]["commands_of_others"] == "0"
         assert not any(shared), "something is said outside of the namespaces"
+        words = ["top", "--once", "--wait-s", str(PATIENCE), "--namespace", "/left"]
+        top = graph.run("top", ["-m", "wam.cli", *words])
+        top.signalled = True  # its end is expected
+        graph.until(lambda: top.popen.poll() is not None, "wam top prints its frame")
+        assert "left/arm" in top.output(), top.output()
+        assert "/left/joint_states" in top.output()
+        assert "right/" not in top.output()
 
 
 @pytest.mark.parametrize("node", [pytest.param(n, marks=[] if n == "guard" else pytest.mark.slow) for n in NODES])

@@ -34,9 +34,9 @@ class Entry:
 
     def engage(self, now: float, chunk: CheckedChunk | None) -> str:
         """Why nobody may be let move the arm now, beside a fresh chunk or none; ""."""
-        displaced = self._displaced()
-        if displaced:
-            return displaced
+        refusal = self._inputs.rival.commanding(now) or self._displaced()
+        if refusal:
+            return refusal
         planning = self._inputs.order.planning(now)
         if len(planning) > 1:
             return f"{len(planning)} policies plan at once ({', '.join(map(str, planning))}): stop all but one"

@@ -160,6 +160,12 @@ class Guard:
         """Takes a heartbeat of the e-stop device; from the first one on, its silence latches a fault."""
         self._inputs.heartbeat.beat(now)
 
+    def on_rival(self, name: str, now: float) -> None:
+        """Another node was heard commanding the arm: nobody engages while it does, and an engaged guard latches."""
+        self._inputs.rival.heard(name, now)
+        if self.engaged:
+            self._latch(self._inputs.rival.commanding(now))
+
     def on_clock_jump(self, now: float) -> None:
         """Robot time jumped: what was stamped before it is forgotten and the arm holds until a fresh chunk."""
         self._counts["clock_jumps"] += 1
@@ -240,7 +246,6 @@ class Guard:
 
     def status(self) -> dict[str, str]:
         """Returns state, reason, last refusal and counters, for diagnostics."""
-        epoch, sequence, index = self._motion.player.consumed
         level = "error" if self._state is GuardState.FAULT or self._clock.late else "ok"
         if level == "ok" and (self._state is GuardState.WAIT or (self.engaged and self._state not in RUNNING)):
             level = "warn"
@@ -251,17 +256,13 @@ class Guard:
             "engaged": str(self.engaged).lower(),
             "e_stop": str(self._inputs.e_stop_pressed).lower(),
             "heartbeat": "heard" if self._inputs.heartbeat.heard else "never heard",
-            "epoch": str(epoch),
-            "sequence": str(sequence),
-            "index": str(index),
             "last_refusal": self._last_refusal,
             "tick_s": f"{self._now:.6f}",
             "tracking_error": f"{self._tracking.error:.4f}",
             "late_ticks": str(self._clock.late_ticks),
             "longest_period_ms": f"{1e3 * self._clock.worst_s:.1f}",
             "states_dropped": str(self._inputs.states.dropped),
-            "ticks_limited": str(self._motion.limited_ticks),
-            "ticks_at_workspace": str(self._motion.workspace_ticks),
+            **self._motion.status(),
             **{name: str(count) for name, count in sorted(self._counts.items())},
         }
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from policy.chunk_checks import CheckedChunk, check_chunk, check_command
 from policy.chunk_order import ChunkOrder
+from policy.commanders import CommandRival
 from policy.guard_types import ChunkMessage, GuardConfig
 from policy.intent import HAND_SPEED, far_joint, far_step
 from policy.watchdogs import Heartbeat, StateWatch, TeleopInput
@@ -26,6 +27,7 @@ class GuardInputs:
         self.states = StateWatch(robot)
         self.teleop = TeleopInput()
         self.heartbeat = Heartbeat(robot.safety.heartbeat_s)
+        self.rival = CommandRival()
         self.e_stop_pressed = False
         self.malformed = 0  # chunks in a row
         self.chunk: CheckedChunk | None = None  # newest accepted

@@ -65,6 +65,17 @@ class ArmMotion:
         """Nothing moves, or nothing is commanded."""
         return not self.known or self._limiter.at_rest
 
+    def status(self) -> dict[str, str]:
+        """Returns which action is in effect and how often a limit changed what was asked for, for diagnostics."""
+        epoch, sequence, index = self.player.consumed
+        return {
+            "epoch": str(epoch),
+            "sequence": str(sequence),
+            "index": str(index),
+            "ticks_limited": str(self.limited_ticks),
+            "ticks_at_workspace": str(self.workspace_ticks),
+        }
+
     def rebase(self, measured: np.ndarray) -> None:
         """Commands, at rest, where the arm is."""
         self._limiter.rebase(measured)

@@ -6,6 +6,8 @@ and what an MCAP reader decodes years later; that is what makes a recording mean
 Shape legend: A action width.
 """
 
+import re
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +15,18 @@ import numpy as np
 
 from wam.errors import ValueContractError, unknown_name
 
-__all__ = ["command_by_name", "positions_by_name", "rgb_from_image", "stamp_seconds"]
+__all__ = [
+    "GUARD",
+    "command_by_name",
+    "command_source",
+    "new_source",
+    "positions_by_name",
+    "rgb_from_image",
+    "stamp_seconds",
+]
+
+GUARD = "wam_guard/"  # how the source of a guard's commands begins
+_SOURCE = re.compile(r"wam_(guard|arm)/[0-9a-f]{16}")
 
 # ROS image encodings of 8 bits per channel -> (channels, which of them are red, green, blue)
 ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
@@ -117,3 +130,28 @@ def command_by_name(message: Any, wanted: Sequence[str], what: str = "the comman
     if not message.points:
         raise ValueContractError(f"{what} is a trajectory without points: at least one is needed.")
     return positions_by_name(message.joint_names, message.points[0].positions, wanted, what)
+
+
+def new_source(node: str) -> str:
+    """Who commands: ``wam_<node>/<id>``, to be written into every command of one process.
+
+    The id is random, so that a restarted node, or a second one of the same name, is told from the first.
+
+    Args:
+        node: "guard", or "arm" for what the arm node sends on to somebody else's controllers.
+    """
+    return f"wam_{node}/{secrets.token_hex(8)}"
+
+
+def command_source(message: Any) -> str:
+    """Who says to have made a command of either interface; "" when it does not say, or not in our words.
+
+    Args:
+        message: ``std_msgs/Float64MultiArray``, with the source as label of a second dimension, or
+            ``trajectory_msgs/JointTrajectory``, with the source as ``frame_id``.
+    """
+    if hasattr(message, "layout"):
+        text = message.layout.dim[1].label if len(message.layout.dim) > 1 else ""
+    else:
+        text = message.header.frame_id
+    return text if _SOURCE.fullmatch(text) else ""

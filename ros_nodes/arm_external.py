@@ -17,10 +17,11 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from policy.wire import positions_by_name, stamp_seconds
+from policy.wire import new_source, positions_by_name, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.arm_backend import ArmState
 from ros_nodes.arm_parameters import ArmParameters
+from ros_nodes.command_watch import CommandWatch
 from ros_nodes.diagnostics import ERROR, OK, WARN, Health
 from ros_nodes.errors import NodeError
 from ros_nodes.messages import forward_command, single_point, to_duration, to_time
@@ -127,23 +128,40 @@ def command_groups(units: DriverUnits, parameters: ArmParameters) -> dict[str, t
     return groups
 
 
+def _check_apart(node: Node, robot: RobotSpec, parameters: ArmParameters) -> None:
+    """The driver's topics may have any name but those that are ours.
+
+    Raises:
+        NodeError: A topic would be both.
+    """
+    both_publish, both_command = "driver and arm node would both publish there", "guard and arm node would both command"
+    for option, ours, line, why in (
+        ("external_state_topic", "state_topic", "wam/joint_states", both_publish),
+        ("external_command_topic", "command_topic", "wam/command", both_command),
+        ("external_gripper_topic", "command_topic", "wam/command", both_command),
+    ):
+        theirs = getattr(parameters, option)
+        if theirs and node.resolve_topic_name(theirs) == node.resolve_topic_name(getattr(robot, ours)):
+            raise NodeError(
+                f"{option} and the robot's {ours} are both {node.resolve_topic_name(theirs)}: {why}. Write "
+                f"`{ours}: {line}` in the robot file, or name the driver's topic as `ros2 topic list` shows it."
+            )
+
+
 class ExternalArm:
     """See ``ArmBackend``."""
 
     def __init__(self, node: Node, robot: RobotSpec, parameters: ArmParameters) -> None:
         p = parameters
-        if node.resolve_topic_name(p.external_state_topic) == node.resolve_topic_name(robot.state_topic):
-            raise NodeError(
-                f"external_state_topic and the robot's state_topic are both {p.external_state_topic}: the driver and "
-                "this node would both publish there. Name another state_topic in the robot file, such as "
-                "/wam/joint_states."
-            )
         self._node, self._period = node, 1.0 / robot.safety.guard_rate_hz
         self._interface = p.external_interface
         self._units = driver_units(robot, p)
         groups = command_groups(self._units, p)
+        _check_apart(node, robot, p)
         kind: Any = Float64MultiArray if self._interface == "forward" else JointTrajectory
         self._outputs = {node.create_publisher(kind, topic, qos.COMMAND): order for topic, order in groups.items()}
+        self._source = new_source("arm")
+        self._others = [CommandWatch(node, kind, topic, self._source) for topic in groups]
         self._subscription = node.create_subscription(JointState, p.external_state_topic, self._on_state, qos.STATE)
         self._newest: ArmState | None = None
         self._refusal = ""
@@ -163,9 +181,10 @@ class ExternalArm:
         for publisher, order in self._outputs.items():
             targets = np.array([values[name] for name in order])
             if self._interface == "forward":
-                publisher.publish(forward_command(order, targets))
+                publisher.publish(forward_command(order, targets, self._source))
             else:
                 message = single_point(order, targets, to_time(0.0))  # stamp 0: begin at once
+                message.header.frame_id = self._source
                 message.points[0].time_from_start = to_duration(self._period)
                 publisher.publish(message)
 
@@ -179,6 +198,8 @@ class ExternalArm:
             level, message = ERROR, f"no controller listens on {', '.join(silent)}: is it loaded and active?"
         if self._refusal:
             level, message = ERROR, self._refusal
+        for others in self._others:
+            level, message = others.judged(level, message)
         return Health(level=level, message=message, values={"states": self._states, "states_refused": self._refused})
 
     def close(self) -> None:

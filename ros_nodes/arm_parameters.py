@@ -24,7 +24,10 @@ class ArmParameters:
         default=100.0, metadata=param("joint states per second of robot time", unit="Hz", low=10, high=1000)
     )
     command_timeout_s: float = field(
-        default=0.5, metadata=param("silence on the command topic that is reported", unit="s", low=0.05, high=60)
+        default=0.5,
+        metadata=param(
+            "silence of the guard that is reported, and after which a new guard may follow", unit="s", low=0.05, high=60
+        ),
     )
     # mujoco
     task: str = field(default="reach", metadata=param("mujoco: simulated task, one of `wam evaluate`'s"))
@@ -62,9 +65,12 @@ class ArmParameters:
     so101_limp_at_exit: bool = field(default=False, metadata=param("so101: switch torque off when the node ends"))
     # external
     external_state_topic: str = field(
-        default="/joint_states", metadata=param("external: where the driver publishes joint states")
+        default="joint_states",
+        metadata=param("external: where the driver publishes joint states; any name, /... does not follow a namespace"),
     )
-    external_command_topic: str = field(default="", metadata=param("external: the controller's command topic"))
+    external_command_topic: str = field(
+        default="", metadata=param("external: the controller's command topic; any name, as external_state_topic")
+    )
     external_interface: str = field(
         default="trajectory",
         metadata=param("external: what the controller takes, joints by name or by order", choices=INTERFACES[1:]),

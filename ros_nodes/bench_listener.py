@@ -7,7 +7,6 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
@@ -17,6 +16,7 @@ from policy.wire import command_by_name, stamp_seconds
 from ros_nodes.bench_measures import GuardTick
 from ros_nodes.diagnostics import values_of
 from ros_nodes.errors import GraphError
+from ros_nodes.graph import open_node
 from wam.robot import RobotSpec
 
 __all__ = ["Listener"]
@@ -38,10 +38,11 @@ class Listener:
     Args:
         robot: Whose commands to hear.
         check: Called while waiting; raises when waiting has become senseless.
+        namespace: Of the graph, when it was started in one.
     """
 
-    def __init__(self, robot: RobotSpec, check: Callable[[], None]) -> None:
-        self.robot, self._check = robot, check
+    def __init__(self, robot: RobotSpec, check: Callable[[], None], namespace: str = "") -> None:
+        self.robot, self._check, self._namespace = robot, check, namespace
         self.guard: list[GuardTick] = []
         self.chunks: list[float] = []  # their stamps: robot time of the policy's tick each came from [s]
         self.image_age: list[dict[str, float]] = []  # the policy's own percentiles over its last minute [ms], at 1 Hz
@@ -53,7 +54,7 @@ class Listener:
     def __enter__(self) -> "Listener":
         self._context = rclpy.Context()
         self._context.init(args=[])
-        self.node = Node("measurement", context=self._context, use_global_arguments=False)
+        self.node = open_node("measurement", self._context, self._namespace)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         hear: Any = self.node.create_subscription  # its type knows no callback that takes a message and its info
@@ -156,7 +157,7 @@ class Listener:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = values_of(status)
-            if status.name == "policy" and "image_age_p95_ms" in values:
+            if status.name == f"{self.node.get_namespace()}/policy".lstrip("/") and "image_age_p95_ms" in values:
                 shares = ("p50", "p95", "p99", "max")
                 self.image_age.append({share: float(values[f"image_age_{share}_ms"]) for share in shares})
 

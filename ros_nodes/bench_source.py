@@ -25,7 +25,7 @@ from trajectory_msgs.msg import JointTrajectory
 from ros_nodes import messages, qos, spinning
 from ros_nodes.diagnostics import Health, status_message
 from ros_nodes.parameters import declare, param
-from wam.robot import load_robot
+from ros_nodes.topics import load_robot_of
 
 __all__ = ["BenchSource", "SourceParameters", "main"]
 
@@ -46,7 +46,7 @@ class BenchSource(Node):
 
     def __init__(self) -> None:
         super().__init__("bench_source")
-        robot = load_robot(declare(self, SourceParameters).robot)
+        robot = load_robot_of(self, declare(self, SourceParameters).robot)
         self.sent: dict[str, list[int]] = {}
         zeros, zero_time = np.zeros(robot.action_dim), messages.to_time(0.0)
         rows = np.arange(256, dtype=np.uint8)[:, None]
@@ -69,7 +69,7 @@ class BenchSource(Node):
     def _stamped(self, kind: type, topic: str, profile: Any, message: Any, rate_hz: float) -> None:
         publisher = self.create_publisher(kind, topic, profile)
         data = bytearray(serialize_message(message))
-        stamps = self.sent.setdefault(topic, [])
+        stamps = self.sent.setdefault(publisher.topic_name, [])  # as recordings name it
 
         def publish() -> None:
             now = time.time_ns()

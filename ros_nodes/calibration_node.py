@@ -19,8 +19,8 @@ from policy.wire import rgb_from_image, stamp_seconds
 from ros_nodes import qos, spinning
 from ros_nodes.diagnostics import OK, WARN, DiagnosticsReporter, Health
 from ros_nodes.parameters import declare, param
+from ros_nodes.topics import load_robot_of
 from wam.errors import WamError
-from wam.robot import load_robot
 
 __all__ = ["CalibrationNode", "CalibrationParameters", "main"]
 
@@ -51,7 +51,7 @@ class CalibrationNode(Node):
     def __init__(self) -> None:
         super().__init__("calibration")
         p = declare(self, CalibrationParameters)
-        robot = load_robot(p.robot)
+        robot = load_robot_of(self, p.robot)
         limits = CaptureLimits(max_age_s=p.max_age_s, still_s=p.still_s, still_rad=p.still_rad, motion_s=p.motion_s)
         self._session = CaptureSession(robot, p.camera, Path(p.folder), p.kind, limits)
         self._problem, self._images, self._states = "", 0, 0

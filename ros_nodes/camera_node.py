@@ -20,9 +20,10 @@ from ros_nodes.camera_info import camera_info, info_topic, known_lens
 from ros_nodes.capture import Capture, Frame, open_source
 from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health, Window
 from ros_nodes.parameters import declare, param
+from ros_nodes.topics import load_robot_of
 from wam.calibration_spec import LensSpec
 from wam.errors import RobotSpecError, unknown_name
-from wam.robot import CameraSpec, RobotSpec, load_robot
+from wam.robot import CameraSpec, RobotSpec
 
 __all__ = ["CameraNode", "CameraParameters", "main"]
 
@@ -56,7 +57,7 @@ class CameraNode(Node):
     def __init__(self) -> None:
         super().__init__("camera")
         self._p = p = declare(self, CameraParameters)
-        robot = load_robot(p.robot)
+        robot = load_robot_of(self, p.robot)
         self._camera = camera = _camera(robot, p.camera)
         self._lens = _lens(robot, camera, p.calibration)
         self._images = self.create_publisher(Image, camera.topic, qos.SENSOR)

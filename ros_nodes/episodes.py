@@ -38,6 +38,7 @@ class EpisodesConfig:
     out: Path  # JSON file; the plot lies beside it, as .png
     episodes: int = 20  # episodes to run
     robot: str = "sim6"  # robot of the graph
+    namespace: str = ""  # of the graph, when it was started in one
     rate_hz: float = 10.0  # observations per second the policy was started with
     timeout_s: float = 0.0  # time per episode, robot time [s]; 0: the task's own
     patience_s: float = 30.0  # longest wait for the graph to begin an episode [s]
@@ -73,7 +74,7 @@ def conduct(config: EpisodesConfig) -> dict[str, Any]:
         GraphError: Arm, guard or policy is not there or does not answer in time.
     """
     robot = load_robot(config.robot)
-    with Listener(robot, lambda: None) as listener:
+    with Listener(robot, lambda: None, config.namespace) as listener:
         conductor = _Conductor(listener, config)
         conductor.wait_for_graph()
         listener.clear()

@@ -13,13 +13,13 @@ __all__ = ["open_node", "other_publishers", "qos_mismatches"]
 
 
 def open_node(name: str, context: Context, namespace: str) -> Node:
-    """Makes a node that only listens and asks.
+    """Makes a node that only listens and asks, and takes nothing of this process's own arguments.
 
     Raises:
         GraphError: There can be no such namespace.
     """
     try:
-        return Node(name, context=context, namespace=namespace or None)
+        return Node(name, context=context, namespace=namespace or None, use_global_arguments=False)
     except InvalidNamespaceException as error:
         reason = str(error).splitlines()[0].removeprefix("Invalid namespace: ")
         raise GraphError(f"namespace '{namespace}' cannot be: {reason}. Write one like '/left'.") from error
@@ -39,8 +39,9 @@ def qos_mismatches(node: Node, asked: Mapping[str, QoSProfile]) -> list[str]:
         One sentence per publisher.
     """
     found = []
-    for topic, profile in asked.items():
-        for publisher in node.get_publishers_info_by_topic(_resolved(node, topic)):
+    for name, profile in asked.items():
+        topic = node.resolve_topic_name(name)
+        for publisher in node.get_publishers_info_by_topic(topic):
             compatibility, reason = qos_check_compatible(publisher.qos_profile, profile)
             if compatibility == QoSCompatibility.ERROR:
                 reasons = reason.replace("ERROR: ", "").strip("; ")
@@ -52,16 +53,15 @@ def qos_mismatches(node: Node, asked: Mapping[str, QoSProfile]) -> list[str]:
 
 
 def other_publishers(node: Node, topic: str) -> list[str]:
-    """Full names of other nodes that publish a topic; two of one name count as two."""
+    """Full names of other nodes that publish a topic; two of one name count as two.
+
+    A process that was killed stays listed for many seconds.
+    """
     own = node.get_fully_qualified_name()
-    names = [_full_name(publisher) for publisher in node.get_publishers_info_by_topic(_resolved(node, topic))]
+    names = [_full_name(publisher) for publisher in node.get_publishers_info_by_topic(node.resolve_topic_name(topic))]
     if own in names:
         names.remove(own)
     return names
-
-
-def _resolved(node: Node, topic: str) -> str:
-    return node.resolve_topic_name(topic)
 
 
 def _full_name(publisher: object) -> str:

@@ -22,16 +22,18 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policy.guard import NOTHING_FRESH, Guard, GuardCommand, GuardConfig
-from policy.wire import positions_by_name, stamp_seconds
+from policy.wire import new_source, positions_by_name, stamp_seconds
 from ros_nodes import messages, qos, spinning
+from ros_nodes.command_watch import CommandWatch
 from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health, status_message
 from ros_nodes.errors import MessageError
 from ros_nodes.graph import qos_mismatches
 from ros_nodes.parameters import declare, param
 from ros_nodes.policy_report import PolicyReport
 from ros_nodes.timing import ChunkClock, TickTimes
+from ros_nodes.topics import load_robot_of
 from wam.errors import ValueContractError
-from wam.robot import RobotSpec, load_robot, robot_file
+from wam.robot import RobotSpec, robot_file
 
 __all__ = ["GuardNode", "GuardParameters", "main"]
 
@@ -63,7 +65,7 @@ class GuardNode(Node):
     def __init__(self) -> None:
         super().__init__("guard")
         p = declare(self, GuardParameters)
-        self._robot = load_robot(p.robot)
+        self._robot = load_robot_of(self, p.robot)
         config = GuardConfig(require_heartbeat=p.require_heartbeat, time_scale=p.speed)
         self._guard = Guard(self._robot, config, forward_kinematics=_forward_kinematics(self._robot, p.robot))
         self._interface = p.interface or self._robot.command_interface
@@ -88,6 +90,8 @@ class GuardNode(Node):
         self.create_subscription(Empty, HEARTBEAT_TOPIC, lambda _: self._guard.on_heartbeat(_now()), qos.STATE)
         kind = Float64MultiArray if self._interface == "forward" else JointTrajectory
         self._commands = self.create_publisher(kind, robot.command_topic, qos.COMMAND)
+        self._source = new_source("guard")
+        self._others = CommandWatch(self, kind, robot.command_topic, self._source, self._on_rival)
         self._states = self.create_publisher(DiagnosticStatus, STATE_TOPIC, qos.STATE_OFFERED)
         for name, act in (("engage", self._engage), ("reset", self._guard.reset), ("e_stop", self._e_stop)):
             self.create_service(Trigger, f"guard/{name}", functools.partial(self._serve, name, act))
@@ -141,6 +145,10 @@ class GuardNode(Node):
         unheard = qos_mismatches(self, self._asked) if not done else []
         return done, "; ".join((answer, *unheard))
 
+    def _on_rival(self, name: str) -> None:
+        self._guard.on_rival(name, _now())
+        self.get_logger().error(f"{name} commands the arm as well: stop it", throttle_duration_sec=2.0)
+
     def _e_stop(self, now: float) -> tuple[bool, str]:
         self._guard.e_stop(now)
         return True, "stopped: reset and engage to go on"
@@ -159,15 +167,17 @@ class GuardNode(Node):
             self._commands.publish(self._command_message(command))
         self._times.tick(now)
         self._chunk_clock.consumed(*command.consumed[:2], robot_now)
-        values = {**self._guard.status(), "latency_s": f"{self._chunk_clock.latency_s:.4f}"}
+        values = {**self._guard.status(), "latency_s": f"{self._chunk_clock.latency_s:.4f}", "source": self._source}
         level = LEVELS[values.pop("level")]
         self._states.publish(status_message("guard", Health(level=level, message=command.reason, values=values)))
 
     def _command_message(self, command: GuardCommand) -> Float64MultiArray | JointTrajectory:
         assert command.positions is not None
         if self._interface == "forward":
-            return messages.forward_command(self._robot.action_names, command.positions)
-        return messages.trajectory_command(self._robot, command.positions, command.velocities, self._period)
+            return messages.forward_command(self._robot.action_names, command.positions, self._source)
+        return messages.trajectory_command(
+            self._robot, command.positions, command.velocities, self._period, self._source
+        )
 
     def _robot_now(self) -> float:
         return self.get_clock().now().nanoseconds * 1e-9
@@ -179,6 +189,8 @@ class GuardNode(Node):
         if mismatches or self._bad_state:
             level, message = max(level, WARN), mismatches[0] if mismatches else self._bad_state
         self._bad_state = ""
+        level, message = self._others.judged(level, message)
+        values |= {"source": self._source, "commands_of_others": str(self._others.count)}
         values |= {"bad_states": str(self._bad_states), **self._times.jitter.summary("tick_jitter")}
         return Health(level=level, message=message, values=values)
 

@@ -139,16 +139,22 @@ def single_point(names: Sequence[str], positions: np.ndarray, stamp: Time) -> Jo
     return message
 
 
-def forward_command(names: Sequence[str], positions: np.ndarray) -> Float64MultiArray:
-    """Builds a command of the forward interface; the label carries the names, so that order is never all there is."""
+def forward_command(names: Sequence[str], positions: np.ndarray, source: str = "") -> Float64MultiArray:
+    """Builds a command of the forward interface.
+
+    The first dimension's label carries the names, so that order is never all there is; that of a second one, of size 1,
+    carries the source, where there is one: see ``policy.wire.command_source``.
+    """
     message = Float64MultiArray(data=_doubles(positions))
     size = len(names)
     message.layout.dim = [MultiArrayDimension(label=",".join(names), size=size, stride=size)]
+    if source:
+        message.layout.dim = [*message.layout.dim, MultiArrayDimension(label=source, size=1, stride=1)]
     return message
 
 
 def trajectory_command(
-    robot: RobotSpec, positions: np.ndarray, velocities: np.ndarray, period_s: float
+    robot: RobotSpec, positions: np.ndarray, velocities: np.ndarray, period_s: float, source: str = ""
 ) -> JointTrajectory:
     """Builds a command of the trajectory interface, to be followed from now on.
 
@@ -160,8 +166,10 @@ def trajectory_command(
         positions: (A,) targets [rad, opening], to be reached after ``period_s``.
         velocities: (A,) velocities there [rad/s, 1/s].
         period_s: Time between two commands [s].
+        source: Who commands: see ``policy.wire.command_source``.
     """
     message = JointTrajectory(joint_names=list(robot.action_names))  # stamp 0: begin at once
+    message.header.frame_id = source
     braking = np.array([axis.max_acceleration for axis in robot.axes])
     rest_s = float(np.max(np.abs(velocities) / braking))
     moving = rest_s > 1e-6

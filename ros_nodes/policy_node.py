@@ -30,8 +30,9 @@ from ros_nodes.planning import Planning, longest_aside_s
 from ros_nodes.policy_parameters import PolicyParameters
 from ros_nodes.policy_report import CHUNK_TOPIC_KEY
 from ros_nodes.policy_rivals import CHUNK_TOPIC, Rivals
+from ros_nodes.topics import load_robot_of
 from wam.errors import WamError
-from wam.robot import RobotSpec, load_robot, robot_file
+from wam.robot import RobotSpec, robot_file
 
 __all__ = ["PolicyNode", "PolicyParameters", "main"]
 
@@ -97,7 +98,7 @@ class PolicyNode(LifecycleNode):
 
     def _load(self) -> None:
         p = self._p
-        robot = load_robot(p.robot)
+        robot = load_robot_of(self, p.robot)
         policy = load_policy(
             p.bundle, robot, backend=p.backend, n_steps=p.n_steps or None, threads=p.threads or None, device=p.device
         )

@@ -26,7 +26,8 @@ from ros_nodes.parameters import declare, param
 from ros_nodes.recorded_topics import RecordedTopic, contract_topics, message_type
 from ros_nodes.recording import RecorderSettings, Recording
 from ros_nodes.spinning import run
-from wam.robot import load_robot, robot_file
+from ros_nodes.topics import load_robot_of
+from wam.robot import robot_file
 
 __all__ = ["RecorderNode", "RecorderParameters", "main"]
 
@@ -75,7 +76,7 @@ class RecorderNode(Node):
         parameters = declare(self, RecorderParameters)
         if importlib.util.find_spec("mcap") is None:
             raise NodeError("recording needs the library 'mcap': pip install mcap, or 'world_action_model[ros]'.")
-        robot = load_robot(parameters.robot)
+        robot = load_robot_of(self, parameters.robot)
         topics = contract_topics(robot, image_late_s=parameters.image_late_s, state_late_s=parameters.state_late_s)
         self._recording = Recording(
             _settings(parameters),

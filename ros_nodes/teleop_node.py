@@ -31,8 +31,8 @@ from ros_nodes.spinning import run
 from ros_nodes.teleop_devices import JoyMap, JoySource, KeyboardSource, Terminal, key_help
 from ros_nodes.teleop_parameters import TeleopParameters
 from ros_nodes.teleop_sources import DeadMan, Jog, LeaderSource, Replay, ReplaySource, TeleopSource
+from ros_nodes.topics import load_robot_of
 from wam.errors import ValueContractError
-from wam.robot import load_robot
 
 __all__ = ["TeleopNode", "TeleopParameters", "main"]
 
@@ -52,7 +52,7 @@ class TeleopNode(Node):
     def __init__(self, **options: Any) -> None:
         super().__init__("teleop", **options)
         self._p = p = declare(self, TeleopParameters)
-        self._robot = load_robot(p.robot)
+        self._robot = load_robot_of(self, p.robot)
         self._terminal: Terminal | None = None
         self._source: TeleopSource | None = None
         self._keyboard: KeyboardSource | None = None

@@ -25,8 +25,8 @@ from ros_nodes.errors import GraphError
 from ros_nodes.graph import open_node
 from ros_nodes.recorded_topics import RecordedTopic, contract_topics, message_type
 from ros_nodes.top_view import LEVELS, GuardView, NodeView, StreamView, TopState, frame
-from wam.errors import ConfigError, RobotSpecError
-from wam.robot import load_robot
+from ros_nodes.topics import load_robot_of
+from wam.errors import ConfigError, WamError
 
 __all__ = ["TopConfig", "main"]
 
@@ -104,7 +104,10 @@ class Top:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         now = time.monotonic()
+        inside = self._node.get_namespace().strip("/")  # diagnostics are those of every robot on the graph
         for status in message.status:
+            if inside and not status.name.startswith(f"{inside}/"):
+                continue
             level = LEVELS[min(status.level[0], len(LEVELS) - 1)]
             self.state.nodes[status.name] = NodeView(
                 level=level, message=status.message, values=values_of(status), when=now
@@ -118,11 +121,11 @@ class Top:
     def _follow(self, name: str) -> None:
         """Subscribes to a robot's streams."""
         try:
-            robot = load_robot(name)
-        except RobotSpecError:
+            robot = load_robot_of(self._node, name)
+        except WamError:
             if self._config.robot:
                 raise
-            return  # a device's name, or a robot file that is not on this machine
+            return  # a device's name, or a robot file that is not on this machine or not for this namespace
         self.state.robot = robot.name
         for topic in contract_topics(robot, image_late_s=0.0, state_late_s=0.0):
             if topic.role in NOT_SHOWN or topic.role.startswith("camera_info/"):

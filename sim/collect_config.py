@@ -13,6 +13,7 @@ from sim.splits import SPLITS
 from sim.tasks import get_task
 from wam.errors import ConfigError
 from wam.robot import RobotSpec, load_robot
+from wam.robot_identity import behaviour_hash
 
 __all__ = ["CollectConfig", "settings_difference"]
 
@@ -106,7 +107,7 @@ class CollectConfig:
         return chosen | {
             "task": self.task,
             "robot": robot.name,
-            "robot_fingerprint": robot.fingerprint(),
+            "robot_fingerprint": behaviour_hash(robot.to_dict()),  # with limits: the expert keeps to them
             "episodes": self.episodes,
             "seed": self.seed,
             "noise_fraction": self.noise_fraction,

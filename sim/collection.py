@@ -30,6 +30,7 @@ from sim.workers import WorkerPool, WorkerSetup
 from wam.dataset_check import check_dataset
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, read_meta, write_json, write_meta
 from wam.robot import RobotSpec
+from wam.robot_identity import behaviour_hash
 
 __all__ = ["Collected", "Progress", "collect", "software_versions"]
 
@@ -242,7 +243,9 @@ def _finished(config: CollectConfig, robot: RobotSpec) -> DatasetMeta | None:
     meta = read_meta(out) if out.is_dir() else None
     if meta is None:
         raise SimError(f"{out} exists but was not recorded by wam collect: choose another --out, or remove it.")
-    differences = settings_difference(meta.settings, config.settings(robot))
+    # Not the hash it holds, which an older version made in another way, but that of what it describes
+    recorded = {**meta.settings, "robot_fingerprint": behaviour_hash(meta.robot.to_dict())}
+    differences = settings_difference(recorded, config.settings(robot))
     if differences:
         raise SimError(
             f"{out} already holds a dataset with other settings ({'; '.join(differences)}): choose another --out, ask "

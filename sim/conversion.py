@@ -28,6 +28,7 @@ from wam.dataset_check import check_dataset
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, write_meta
 from wam.errors import DatasetError
 from wam.robot import RobotSpec
+from wam.robot_identity import differences
 
 __all__ = ["Converted", "ConvertedFile", "convert"]
 
@@ -79,7 +80,7 @@ def convert(config: ConvertConfig, progress: Callable[[ConvertedFile], None] = l
 
     Raises:
         SimError: Nothing to convert, the output exists, the disk is full, or nothing usable was recorded.
-        DatasetError: Recordings are damaged or of different robots, fingerprints or calibrations.
+        DatasetError: Recordings are damaged or of different robots or calibrations.
     """
     files = recording_files(config.recordings)
     headers = [read_header(path) for path in files]
@@ -223,14 +224,14 @@ class _Conversion:
 def _check_one_robot(headers: Sequence[RecordingHeader]) -> None:
     first = headers[0]
     for header in headers[1:]:
-        pairs = {
-            "robot": (first.robot.name, header.robot.name),
-            "robot fingerprint": (first.fingerprint[:12], header.fingerprint[:12]),
-            "calibration hash": (first.calibration_hash[:12] or "none", header.calibration_hash[:12] or "none"),
-        }
-        different = [f"{what} {was} and {now}" for what, (was, now) in pairs.items() if was != now]
+        # The robots as described, and not the hashes beside them, which older recorders made in another way
+        different = differences(first.robot.to_dict(), header.robot.to_dict())
+        if first.calibration_hash != header.calibration_hash:
+            was, now = first.calibration_hash[:12] or "none", header.calibration_hash[:12] or "none"
+            different.append(f"calibration hash ({was} and {now})")
         if different:
             raise DatasetError(
-                f"{first.path} and {header.path} do not belong together: {', '.join(different)}. One dataset is of one "
-                "robot in one state, or joints and pictures would not mean the same: convert them separately."
+                f"{first.path} and {header.path} do not belong together: they differ in {', '.join(different)}. One "
+                "dataset is of one robot in one state, or joints and pictures would not mean the same: convert them "
+                "separately."
             )

@@ -37,6 +37,7 @@ from sim.tasks import get_task
 from wam.config import preset
 from wam.errors import ConfigError, unknown_name
 from wam.robot import load_robot
+from wam.robot_identity import behaviour_hash
 
 __all__ = ["RECIPES", "DemoConfig", "Recipe", "finish", "main", "stage_commands"]
 
@@ -116,7 +117,7 @@ class DemoConfig:
         given = {name: value for name, value in vars(self).items() if name not in free}
         robot = load_robot(self.robot)
         preset(self.preset, robot)  # refuses an unknown one before anything is recorded
-        return {**given, **vars(self.recipe), "robot_fingerprint": robot.fingerprint()}
+        return {**given, **vars(self.recipe), "robot_fingerprint": behaviour_hash(robot.to_dict())}
 
     def command(self) -> str:
         """Returns the command that repeats this demo elsewhere."""

@@ -31,7 +31,6 @@ class RecordingHeader:
 
     path: Path
     robot: RobotSpec  # as its file said on the day
-    fingerprint: str
     calibration_hash: str  # empty without a calibration
     task: str  # instruction to use when no message gives one
     roles: Mapping[str, str]  # topic on the graph -> role, such as "state" or "image/front"
@@ -132,7 +131,6 @@ def _header(path: Path, data: Mapping[str, str]) -> RecordingHeader:
     return RecordingHeader(
         path=path,
         robot=robot,
-        fingerprint=data.get("fingerprint", ""),
         calibration_hash=data.get("calibration_hash", ""),
         task=data.get("task", ""),
         roles={topic: role for role, topic in topics.items()},

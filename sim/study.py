@@ -23,6 +23,7 @@ from sim.studies import STUDIES, SUITE
 from sim.study_plan import LATENCY_MS, Cell, Figure, Plan
 from wam.errors import ConfigError, unknown_name
 from wam.robot import load_robot
+from wam.robot_identity import behaviour_hash
 
 __all__ = ["StudyConfig", "main", "markdown"]
 
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = {
         "study": config.name,
         "episodes": config.episodes,
-        "robot_fingerprint": load_robot(config.robot).fingerprint(),
+        "robot_fingerprint": behaviour_hash(load_robot(config.robot).to_dict()),
     }
     with locked(config.folder) as lock:
         state = open_state(config.folder, settings)

@@ -34,12 +34,12 @@ AGE = re.compile(r"no chunk for ([\d.]+) s|joint states are ([\d.]+) s old")
 
 
 class GuardWatch:
-    """Listens to a guard's states and commands."""
+    """Listens to a guard's states and commands; in a namespace, such as "/left/", when it was started in one."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.states = graph.hear(DiagnosticStatus, "guard/state", EVERYTHING)
-        self.commands = graph.hear(Float64MultiArray, ROBOT.command_topic, EVERYTHING)
+    def __init__(self, graph: Graph, namespace: str = "") -> None:
+        self.graph, self.namespace = graph, namespace
+        self.states = graph.hear(DiagnosticStatus, f"{namespace}guard/state", EVERYTHING)
+        self.commands = graph.hear(Float64MultiArray, f"{namespace}{ROBOT.command_topic}", EVERYTHING)
 
     @property
     def values(self) -> dict[str, str]:
@@ -76,8 +76,8 @@ class GuardWatch:
         while self.values.get("state") != "RUN_POLICY":
             assert time.monotonic() < end, f"the guard does not engage: {answer}"
             if self.values.get("state") == "FAULT":
-                self.graph.call("guard/reset")
-            answer = self.graph.call("guard/engage").message
+                self.graph.call(f"{self.namespace}guard/reset")
+            answer = self.graph.call(f"{self.namespace}guard/engage").message
             self.graph.spin(0.1)
 
     def replace_guard(self, robot: str) -> None:

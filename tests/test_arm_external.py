@@ -1,5 +1,6 @@
 """The bridge to somebody else's driver: joints by name, the gripper in its units, orders that are checked."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy")
 
+from diagnostic_msgs.msg import DiagnosticArray
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from policy.wire import new_source
 from ros_nodes import messages, qos
 from ros_nodes.arm_external import command_groups, driver_units
 from ros_nodes.arm_parameters import ArmParameters
@@ -23,6 +27,7 @@ from wam.robot import load_robot
 
 pytestmark = pytest.mark.ros
 ROBOT = load_robot("so101")
+GUARD = new_source("guard")
 JOINTS = tuple(joint.name for joint in ROBOT.joints)
 
 
@@ -87,7 +92,7 @@ def test_a_gripper_of_a_robot_without_one_is_refused():
 def test_the_bridge_between_guard_topics_and_a_controller(tmp_path, repository):
     robot = (repository / "config/robots/so101.yaml").read_text()
     file = tmp_path / "so101.yaml"
-    file.write_text(robot.replace("state_topic: /joint_states", "state_topic: /wam/joint_states"))
+    file.write_text(robot.replace("state_topic: joint_states", "state_topic: wam/joint_states"))
     order = [*JOINTS[::-1], "finger"]
     options = {
         "backend": "external",
@@ -109,7 +114,7 @@ def test_the_bridge_between_guard_topics_and_a_controller(tmp_path, repository):
         def talk() -> bool:
             driver.publish(messages.joint_state(["finger", *JOINTS], np.array([0.01, 1, 2, 3, 4, 5.0]), stamp))
             target = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
-            guard.publish(messages.forward_command(ROBOT.action_names, target))
+            guard.publish(messages.forward_command(ROBOT.action_names, target, GUARD))
             return len(states) > 0 and len(commands) > 0
 
         graph.until(talk, "both directions work")
@@ -124,7 +129,7 @@ def test_the_bridge_between_guard_topics_and_a_controller(tmp_path, repository):
 def test_the_bridge_speaks_trajectories_by_name(tmp_path, repository):
     file = tmp_path / "so101.yaml"
     text = (repository / "config/robots/so101.yaml").read_text()
-    file.write_text(text.replace("state_topic: /joint_states", "state_topic: /wam/joint_states"))
+    file.write_text(text.replace("state_topic: joint_states", "state_topic: wam/joint_states"))
     topic = "/controller/joint_trajectory"
     with Graph(tmp_path) as graph:
         graph.start("arm", "backend:=external", f"robot:={file}", f"external_command_topic:={topic}")
@@ -132,7 +137,7 @@ def test_the_bridge_speaks_trajectories_by_name(tmp_path, repository):
         guard = graph.node.create_publisher(Float64MultiArray, ROBOT.command_topic, qos.COMMAND)
 
         def talk() -> bool:
-            guard.publish(messages.forward_command(ROBOT.action_names[::-1], np.arange(6) / 10))
+            guard.publish(messages.forward_command(ROBOT.action_names[::-1], np.arange(6) / 10, GUARD))
             return len(commands) > 0
 
         graph.until(talk, "the controller hears a trajectory")
@@ -144,8 +149,68 @@ def test_the_bridge_speaks_trajectories_by_name(tmp_path, repository):
 
 
 @pytest.mark.slow
-def test_one_topic_for_both_joint_states_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("topics", "message"),
+    [
+        (("external_command_topic:=/c",), "external_state_topic and the robot's state_topic are both /joint_states"),
+        (
+            ("external_state_topic:=/driver/states", "external_command_topic:=command"),
+            "external_command_topic and the robot's command_topic are both /command: guard and arm node would both",
+        ),
+    ],
+)
+def test_one_topic_for_both_is_refused_with_the_line_to_write(tmp_path, topics, message):
     with Graph(tmp_path) as graph:
-        arm = graph.start("arm", "backend:=external", "robot:=so101", "external_command_topic:=/c")
+        arm = graph.start("arm", "backend:=external", "robot:=so101", *topics)
         assert arm.popen.wait(timeout=PATIENCE) == 2
-        assert "external_state_topic and the robot's state_topic are both /joint_states" in arm.output()
+        assert message in arm.output()
+        assert "_topic: wam/" in arm.output()
+
+
+def test_another_publisher_on_the_controllers_topic_is_named(tmp_path, repository):
+    file = tmp_path / "so101.yaml"
+    text = (repository / "config/robots/so101.yaml").read_text()
+    file.write_text(text.replace("state_topic: joint_states", "state_topic: wam/joint_states"))
+    topic = "/controller/joint_trajectory"
+    with Graph(tmp_path) as graph:
+        graph.start("arm", "backend:=external", f"robot:={file}", f"external_command_topic:={topic}")
+        controller = graph.hear(JointTrajectory, topic, qos.COMMAND)
+        reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        driver = graph.node.create_publisher(JointState, "/joint_states", qos.STATE_OFFERED)
+        guard = graph.node.create_publisher(Float64MultiArray, ROBOT.command_topic, qos.COMMAND)
+        says = lambda words: any(words in m.status[0].message for _, m in reports.items)  # noqa: E731
+
+        def talk(words: str) -> bool:
+            driver.publish(messages.joint_state([*JOINTS, "gripper"], np.zeros(6), messages.to_time(time.time())))
+            guard.publish(messages.forward_command(ROBOT.action_names, np.zeros(6), GUARD))
+            return says(words)
+
+        graph.until(lambda: talk("ok") and len(controller) > 5, "the bridge works and its own commands are no rival")
+        rogue = graph.node.create_publisher(JointTrajectory, topic, qos.COMMAND)
+        graph.until(lambda: talk(f"'/listener' is listed as publisher of {topic} and silent"), "it is listed")
+        assert not says("as well")
+
+        def shout() -> bool:
+            rogue.publish(messages.single_point(JOINTS, np.ones(5), messages.to_time(0.0)))
+            return talk(f"'/listener' commands on {topic} as well: stop it")
+
+        graph.until(shout, "it is heard and named")
+
+
+@pytest.mark.slow
+def test_an_external_arm_leaves_the_clock_to_its_simulator(tmp_path, repository):
+    """With use_sim_time it stamps by it; there is one clock, and this node publishes none."""
+    file = tmp_path / "so101.yaml"
+    text = (repository / "config/robots/so101.yaml").read_text()
+    file.write_text(text.replace("state_topic: joint_states", "state_topic: wam/joint_states"))
+    with Graph(tmp_path) as graph:
+        graph.start("arm", "backend:=external", f"robot:={file}", "external_command_topic:=/c", "use_sim_time:=true")
+        reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        clock = graph.node.create_publisher(Clock, "/clock", qos.STATE_OFFERED)
+
+        def told() -> bool:
+            clock.publish(Clock(clock=messages.to_time(77.0)))
+            return any(message.header.stamp.sec == 77 for _, message in reports.items)
+
+        graph.until(told, "the arm node lives on the simulator's time")
+        assert graph.node.count_publishers("/clock") == 1

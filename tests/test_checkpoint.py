@@ -67,6 +67,13 @@ def test_another_robot_is_refused_with_both_named(tmp_path: Path, model: WorldAc
         load_checkpoint(folder, robot=other_robot())
 
 
+def test_limits_and_topics_may_change_after_training(tmp_path: Path, model: WorldActionModel):
+    robot = load_robot("sim6")
+    slow = dataclasses.replace(robot.joints[0], max_velocity=1.0)
+    changed = dataclasses.replace(robot, joints=(slow, *robot.joints[1:]), state_topic="/of/before")
+    assert load_checkpoint(save(tmp_path, model), robot=changed).robot == robot
+
+
 def test_truncated_weights_are_refused(tmp_path: Path, model: WorldActionModel):
     weights = save(tmp_path, model) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

@@ -164,6 +164,24 @@ def test_share_of_noisy_episodes_is_drawn_from_the_seed():
     assert 3 <= sum(noisy) <= 13
 
 
+def test_a_dataset_that_holds_the_hash_of_an_older_version_is_known_by_its_robot(dataset, capsys):
+    meta = dataset / "meta/wam.json"
+    text = meta.read_text()
+    stored = json.loads(text)
+    stored["settings"]["robot_fingerprint"] = stored["robot_fingerprint"] = "0" * 64
+    stored["robot"]["state_topic"] = "/joint_states"
+    try:
+        meta.write_text(json.dumps(stored))
+        assert command.main(["--out", str(dataset), *REACH]) == 0
+        assert "was complete already, with these settings" in capsys.readouterr().out
+        stored["robot"]["joints"][0]["max_velocity"] = 1.0  # the expert of that day was slower
+        meta.write_text(json.dumps(stored))
+        with pytest.raises(SimError, match="other settings.*the robot file has changed"):
+            command.main(["--out", str(dataset), *REACH])
+    finally:
+        meta.write_text(text)
+
+
 def test_complete_dataset_is_left_alone_and_other_settings_are_explained(dataset, capsys):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     arguments = ["--out", str(dataset), *REACH]

@@ -84,7 +84,10 @@ def test_robot_differences_name_what_would_be_misread():
     assert [text.split(":")[0] for text in robot_differences(ROBOT, faster)] == ["name", "control rate [Hz]"]
 
 
-def test_changed_topic_does_not_make_another_robot_but_is_logged(caplog):
+def test_changed_limits_do_not_make_another_robot_but_are_logged(caplog):
     moved = dataclasses.replace(ROBOT, state_topic="/arm/joint_states")
     assert robot_differences(ROBOT, moved) == []
-    assert "changed limits, topics or frames" in caplog.text
+    assert not caplog.text
+    slow = (dataclasses.replace(ROBOT.joints[0], max_velocity=1.0), *ROBOT.joints[1:])
+    assert robot_differences(ROBOT, dataclasses.replace(ROBOT, joints=slow)) == []
+    assert "other limits than on the day of the dataset: ['yaw']" in caplog.text

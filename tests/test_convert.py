@@ -72,8 +72,18 @@ def _ns(ms: float) -> int:
     return START * 1_000 * MS + round(ms * MS)
 
 
-def write(path: Path, events: list[Event], *, robot_text: str = "", finish: bool = True, **metadata: str) -> Path:
+def write(
+    path: Path,
+    events: list[Event],
+    *,
+    robot_text: str = "",
+    finish: bool = True,
+    namespace: str = "",
+    **metadata: str,
+) -> Path:
     """Writes a recording as the recorder does; returns where it is."""
+    names = {role: f"{namespace}/{topic.topic}" for role, topic in TOPICS.items() if topic.topic[0] != "/"}
+    names |= {role: topic.topic for role, topic in TOPICS.items() if topic.topic[0] == "/"}
     path.parent.mkdir(parents=True, exist_ok=True)
     described = {
         "format": "1",
@@ -81,13 +91,10 @@ def write(path: Path, events: list[Event], *, robot_text: str = "", finish: bool
         "fingerprint": ROBOT.fingerprint(),
         "calibration_hash": "",
         "task": "",
-        "topics": json.dumps({role: f"/{topic.topic.lstrip('/')}" for role, topic in TOPICS.items()}),
+        "topics": json.dumps(names),
         "started": "2023-11-14T22:13:20.000+00:00",
     }
-    channels = {
-        role: (f"/{topic.topic.lstrip('/')}", topic.type_name, schema_text(topic.type_name))
-        for role, topic in TOPICS.items()
-    }
+    channels = {role: (names[role], topic.type_name, schema_text(topic.type_name)) for role, topic in TOPICS.items()}
     file = EpisodeFile(path.parent, int(path.name.split("_")[1][:6]), metadata=described | metadata, channels=channels)
     for number, event in enumerate(events):
         arrived = _ns(event.at_ms)
@@ -239,13 +246,26 @@ def test_recordings_of_different_robots_do_not_mix(tmp_path):
     write(tmp_path / "episode_000000.mcap", scene(0.2))
     text, robot = other({"name": "sim7"})
     write(tmp_path / "episode_000001.mcap", scene(0.2), robot_text=text, fingerprint=robot.fingerprint())
-    with pytest.raises(DatasetError, match="do not belong together: robot sim6 and sim7, robot fingerprint"):
+    with pytest.raises(DatasetError, match=r"do not belong together: they differ in name \(sim6 and sim7\)"):
         convert(ConvertConfig(recordings=(tmp_path,), out=tmp_path / "out"))
     write(tmp_path / "two/episode_000000.mcap", scene(0.2))
     write(tmp_path / "two/episode_000001.mcap", scene(0.2), calibration_hash="abcdef" * 8)
-    with pytest.raises(DatasetError, match="calibration hash none and abcdefabcdef"):
+    with pytest.raises(DatasetError, match=r"calibration hash \(none and abcdefabcdef\)"):
         convert(ConvertConfig(recordings=(tmp_path / "two",), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_recordings_in_a_namespace_and_of_older_robot_files_convert_together(tmp_path):
+    """The file says what its topics were called; the hash an older recorder stored covered the topics as well."""
+    absolute = robot_file("sim6").read_text().replace("_topic: ", "_topic: /").replace("topic: front", "topic: /front")
+    assert RobotSpec.from_dict(yaml.safe_load(absolute)).state_topic == "/joint_states"
+    write(tmp_path / "episode_000000.mcap", scene(1.5), robot_text=absolute, fingerprint="0" * 64)
+    write(tmp_path / "episode_000001.mcap", scene(1.5), namespace="/left")
+    write(tmp_path / "episode_000002.mcap", scene(1.5))
+    assert "/left/joint_states" in read_header(tmp_path / "episode_000001.mcap").roles
+    result = convert(ConvertConfig(recordings=(tmp_path,), out=tmp_path / "out"))
+    assert [file.frames for file in result.files] == [result.files[2].frames] * 3
+    assert result.episodes == 3
 
 
 def test_nothing_usable_says_why(tmp_path):

@@ -112,6 +112,26 @@ def test_a_real_arm_gets_its_cameras_and_a_simulated_one_none() -> None:
     assert labels(cameras="false") == ["arm", "guard", "policy"]
 
 
+@pytest.mark.parametrize(
+    ("given", "publishes", "follows"),
+    [
+        ({}, "false", "false"),
+        ({"sim": "true"}, "false", "false"),
+        ({"sim": "true", "clock": "true", "speed": "0.5"}, "true", "false"),
+        ({"arm": "external", "clock": "true", "speed": "0.5"}, "false", "true"),
+    ],
+)
+def test_only_the_arm_node_that_simulates_is_the_clock(given: dict[str, str], publishes: str, follows: str) -> None:
+    processes = plan(REPOSITORY / "launch/bringup.launch.xml", {"robot": "so101", "teleop": "joy", **given}, {})
+    words = {p.label: " ".join(str(getattr(word, "text", word)) for word in p.arguments) for p in processes}
+    arm = words.pop("arm-1")
+    assert f"publish_clock: {publishes}\n" in arm
+    assert f"use_sim_time: {follows}\n" in arm
+    assert f"speed: {given.get('speed', '1.0') if 'sim' in given else '1.0'}\n" in arm
+    others = [label for label, text in words.items() if f"use_sim_time: {given.get('clock', 'false')}\n" not in text]
+    assert not others, "they live on another time"
+
+
 def test_the_guard_and_the_arm_are_required_and_the_policy_comes_back() -> None:
     processes = plan(REPOSITORY / "launch/bringup.launch.xml", {"robot": "so101", "record": "true"}, {})
     by_name = {process.label.rsplit("-", 1)[0]: process for process in processes}

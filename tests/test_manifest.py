@@ -256,5 +256,26 @@ def test_missing_file_is_refused(bundle):
 
 def test_other_robot_is_refused_and_the_difference_named():
     other = dataclasses.replace(ROBOT, control_rate_hz=20.0, joints=ROBOT.joints[::-1])
-    with pytest.raises(BundleError, match="they differ in joints, control_rate_hz"):
+    names = r"yaw, shoulder, elbow, forearm_roll, wrist_pitch, wrist_roll"
+    with pytest.raises(
+        BundleError, match=rf"differ in joints \({names} and wrist.*\), control_rate_hz \(10.0 and 20.0\)"
+    ):
         make_manifest().check_robot(other)
+
+
+def test_limits_safety_and_topics_of_the_robot_are_free():
+    axes = tuple(dataclasses.replace(joint, max_velocity=0.5 * joint.max_velocity) for joint in ROBOT.joints)
+    slow = dataclasses.replace(ROBOT, joints=axes, command_topic="/elsewhere")
+    make_manifest().check_robot(dataclasses.replace(slow, safety=dataclasses.replace(slow.safety, guard_rate_hz=100.0)))
+
+
+def test_a_bundle_of_an_older_export_opens_as_before(data, repository):
+    """Its hash was one of the whole description, and its topics were absolute."""
+    before = json.loads((repository / "tests/data/robot_of_an_older_export.json").read_text())
+    manifest = Manifest.from_dict(data | before)
+    assert manifest.robot.state_topic == "/joint_states"
+    manifest.check_robot(ROBOT)
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+    before["robot"]["joints"][0]["max_velocity"] = 9.0
+    with pytest.raises(BundleError, match="is not that of the robot it holds .* the manifest was edited"):
+        Manifest.from_dict(data | before)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from wam.errors import RobotSpecError, unknown_name
 from wam.robot import COMMAND_INTERFACES, CameraSpec, JointSpec, RobotSpec, SafetySpec, load_robot, robot_names
+from wam.robot_identity import behaviour_hash, differences
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
 POSITIVE = st.floats(1e-3, 1e3)
@@ -86,13 +87,57 @@ def test_vectors_follow_the_axes(robot: RobotSpec) -> None:
 
 
 @given(robots(), POSITIVE)
-def test_fingerprint_sees_every_change(robot: RobotSpec, rate_hz: float) -> None:
+def test_fingerprint_sees_what_changes_the_meaning_of_numbers(robot: RobotSpec, rate_hz: float) -> None:
     faster = dataclasses.replace(robot, control_rate_hz=rate_hz)
     assert (faster.fingerprint() == robot.fingerprint()) == (rate_hz == robot.control_rate_hz)
     swapped = dataclasses.replace(robot, joints=robot.joints[::-1])
     assert (swapped.fingerprint() == robot.fingerprint()) == (len(robot.joints) == 1)
-    bolder = dataclasses.replace(robot, safety=dataclasses.replace(robot.safety, tracking_error=1.0))
-    assert bolder.fingerprint() != robot.fingerprint()
+    wider = (dataclasses.replace(robot.cameras[0], width_px=robot.cameras[0].width_px + 1), *robot.cameras[1:])
+    hand = dataclasses.replace(robot.joints[-1], name="of another kind", position=(0.0, 1.0))
+    others = [
+        dataclasses.replace(robot, name=robot.name + "2"),
+        dataclasses.replace(robot, cameras=wider),
+        dataclasses.replace(robot, gripper=hand),
+        dataclasses.replace(robot, joints=(*robot.joints, hand)),
+    ]
+    prints = {other.fingerprint() for other in (robot, *others)}
+    assert len(prints) == 5, "a joint and a gripper of one name are two things"
+    assert differences(robot.to_dict(), others[0].to_dict()) == [f"name ({robot.name} and {robot.name}2)"]
+
+
+@given(robots(), POSITIVE)
+def test_fingerprint_leaves_limits_safety_topics_and_frames_free(robot: RobotSpec, factor: float) -> None:
+    axes = [
+        dataclasses.replace(axis, max_velocity=axis.max_velocity * factor, max_acceleration=1.0)
+        for axis in robot.joints
+    ]
+    span = tuple(0.5 * end for end in axes[0].position)
+    changed = dataclasses.replace(
+        robot,
+        joints=(dataclasses.replace(axes[0], position=span), *axes[1:]),
+        safety=dataclasses.replace(robot.safety, tracking_error=robot.safety.tracking_error + 1.0),
+        cameras=tuple(dataclasses.replace(c, topic="x", frame_id="y", rate_hz=7.0) for c in robot.cameras),
+        state_topic="elsewhere/joint_states",
+        command_topic="elsewhere/command",
+        command_interface=next(name for name in COMMAND_INTERFACES if name != robot.command_interface),
+    )
+    assert changed.fingerprint() == robot.fingerprint()
+    assert differences(robot.to_dict(), changed.to_dict()) == []
+    assert behaviour_hash(changed.to_dict()) != behaviour_hash(robot.to_dict()), "a simulation of it goes otherwise"
+    moved = dataclasses.replace(robot, state_topic="elsewhere", command_topic="there")
+    assert behaviour_hash(moved.to_dict()) == behaviour_hash(robot.to_dict())
+
+
+def test_topics_of_the_robot_files_and_by_default_are_relative() -> None:
+    """An absolute one is the same in every namespace, so two robots on one graph would hear each other's guards."""
+    for name in robot_names():
+        robot = load_robot(name)
+        topics = [robot.state_topic, robot.command_topic, *(camera.topic for camera in robot.cameras)]
+        assert not [topic for topic in topics if topic.startswith(("/", "~"))], name
+    bare = load_robot("sim6").to_dict()
+    del bare["state_topic"], bare["command_topic"]
+    robot = RobotSpec.from_dict(bare)
+    assert (robot.state_topic, robot.command_topic) == ("joint_states", "command")
 
 
 def test_a_robot_file_may_leave_safety_out_or_name_what_differs() -> None:

@@ -16,7 +16,7 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, JointState  # noqa: E402
 from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 
-from policy.wire import positions_by_name, rgb_from_image, stamp_seconds  # noqa: E402
+from policy.wire import new_source, positions_by_name, rgb_from_image, stamp_seconds  # noqa: E402
 from ros_nodes import messages, qos  # noqa: E402
 from ros_nodes.diagnostics import values_of  # noqa: E402
 from tests.ros_graph import PATIENCE, Graph, Heard  # noqa: E402
@@ -24,6 +24,7 @@ from wam.robot import load_robot  # noqa: E402
 
 ROBOT = load_robot("sim6")
 NAMES = ROBOT.action_names
+GUARD = new_source("guard")  # whom the arm follows here
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_commands_are_taken_by_name_and_bad_ones_are_told(graph: Graph, states: 
     target = start + np.array([0.1, 0, 0, 0, 0, -0.1, -0.5])
 
     def settled() -> bool:
-        commands.publish(messages.forward_command(NAMES[::-1], target[::-1]))
+        commands.publish(messages.forward_command(NAMES[::-1], target[::-1], GUARD))
         return bool(np.abs(place(states) - target).max() < 0.03)
 
     graph.until(settled, "the arm has gone where it was told")
@@ -110,7 +111,7 @@ def test_commands_are_taken_by_name_and_bad_ones_are_told(graph: Graph, states: 
         (",".join(NAMES[:-1]), target[:-1], "the command lacks gripper"),
         (",".join(NAMES), target * np.nan, "is not finite for yaw"),
     ):
-        bad = messages.forward_command(NAMES, data)
+        bad = messages.forward_command(NAMES, data, GUARD)
         bad.layout.dim[0].label = label
 
         def told(bad: Float64MultiArray = bad, reason: str = reason) -> bool:
@@ -144,7 +145,7 @@ def test_a_new_episode_puts_the_arm_back_and_ignores_commands_from_before(graph:
     reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
 
     def ignored() -> bool:
-        commands.publish(messages.forward_command(NAMES, far))
+        commands.publish(messages.forward_command(NAMES, far, GUARD))
         return bool(reports.items) and int(values_of(reports.last.status[0])["commands_ignored"]) > 3
 
     graph.until(ignored, "commands from far away are ignored")
@@ -152,7 +153,7 @@ def test_a_new_episode_puts_the_arm_back_and_ignores_commands_from_before(graph:
     near = home + np.array([0.15, 0, 0, 0, 0, 0, 0])
 
     def moved() -> bool:
-        commands.publish(messages.forward_command(NAMES, near))
+        commands.publish(messages.forward_command(NAMES, near, GUARD))
         return bool(abs(place(states)[0] - near[0]) < 0.02)
 
     graph.until(moved, "commands from near the arm are taken again")
@@ -176,6 +177,11 @@ def test_a_slow_simulation_publishes_the_clock_it_stamps_with(tmp_path: Path) ->
             return clock - 0.2 < state <= clock + 0.02
 
         graph.until(together, "joint states carry the time of the clock")
+        reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        second = graph.node.create_publisher(Clock, "/clock", qos.STATE_OFFERED)
+        named = lambda: any("/listener also publishes /clock" in m.status[0].message for _, m in reports.items)  # noqa: E731
+        graph.until(named, "another clock is named")
+        graph.node.destroy_publisher(second)
 
 
 @pytest.mark.slow
@@ -187,6 +193,13 @@ def test_a_slow_simulation_publishes_the_clock_it_stamps_with(tmp_path: Path) ->
         (("robot:=sim6", "task:=lft"), "did you mean 'lift'?"),
         (("robot:=sim6", "backend:=gazebo"), "valid names: external, mujoco, so101."),
         (("robot:=sim6", "speed:=0.5"), "set publish_clock"),
+        (
+            ("robot:=so101", "backend:=external", "external_command_topic:=c", "publish_clock:=true"),
+            "backend 'external' simulates nothing of its own: wall time on /clock would fight",
+        ),
+        (("robot:=so101", "backend:=so101", "publish_clock:=true"), "Leave publish_clock out"),
+        (("robot:=so101", "backend:=external", "speed:=0.5"), "leave speed out here"),
+        (("robot:=so101", "backend:=so101", "use_sim_time:=true"), "an arm that is not simulated"),
     ],
 )
 def test_a_wrong_start_is_one_clear_error(tmp_path: Path, parameters: tuple[str, ...], message: str) -> None:

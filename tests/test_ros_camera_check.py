@@ -98,13 +98,13 @@ def test_the_newest_picture_of_every_known_camera_is_checked(tmp_path: Path) -> 
     assert not verdict.ok
     assert "camera 'front' has given no picture in the last 10 s" in verdict.text
     stamp = messages.to_time(1.0)
-    node.callbacks["/front/image_raw"](messages.rgb_image(image, stamp, "front"))
+    node.callbacks["front/image_raw"](messages.rgb_image(image, stamp, "front"))
     assert not check.ready
-    node.callbacks["/joint_states"](messages.joint_state(robot.action_names, np.zeros(7), stamp))
+    node.callbacks["joint_states"](messages.joint_state(robot.action_names, np.zeros(7), stamp))
     assert check.ready
     (verdict,) = check.judge()
     assert verdict.ok, verdict.text
-    node.callbacks["/front/image_raw"](messages.rgb_image(image[::2, ::2], stamp, "front"))
+    node.callbacks["front/image_raw"](messages.rgb_image(image[::2, ::2], stamp, "front"))
     (verdict,) = check.judge()
     assert not verdict.ok
     assert "240 x 240 px" in verdict.text

@@ -154,7 +154,14 @@ def test_commands_of_both_interfaces_carry_names_and_a_place_to_rest(
     names = ROBOT.action_names
     forward = messages.forward_command(names, target)
     np.testing.assert_allclose(wire.command_by_name(forward, names[::-1]), target[::-1], atol=1e-6)
-    first, *rest = messages.trajectory_command(ROBOT, target, speed, 0.02).points
+    assert wire.command_source(forward) == ""
+    source = wire.new_source("guard")
+    of_guard = messages.forward_command(names, target, source)
+    assert wire.command_source(of_guard) == source
+    np.testing.assert_allclose(wire.command_by_name(of_guard, names), target, atol=1e-6)
+    trajectory = messages.trajectory_command(ROBOT, target, speed, 0.02, source)
+    assert wire.command_source(trajectory) == source
+    first, *rest = trajectory.points
     np.testing.assert_allclose(first.positions, target)
     assert len(rest) == (np.abs(speed) > 2e-5).any()
     for point in rest:

@@ -24,6 +24,7 @@ from wam.config import ModelConfig
 from wam.errors import CheckpointError, WamError
 from wam.model import WorldActionModel
 from wam.robot import RobotSpec
+from wam.robot_identity import differences
 from wam.skeleton import skeleton
 from wam.transforms import Transforms
 
@@ -161,8 +162,8 @@ def describe_checkpoint(path: Path, *, robot: RobotSpec | None = None, stage: st
     if robot is not None and robot.fingerprint() != trained_for.fingerprint():
         raise CheckpointError(
             f"checkpoint {folder} was trained for robot '{trained_for.name}' (fingerprint "
-            f"{trained_for.fingerprint()[:12]}, axes {', '.join(trained_for.action_names)}) but robot '{robot.name}' "
-            f"(fingerprint {robot.fingerprint()[:12]}, axes {', '.join(robot.action_names)}) was asked for: choose the "
+            f"{trained_for.fingerprint()[:12]}) but robot '{robot.name}' (fingerprint {robot.fingerprint()[:12]}) was "
+            f"asked for; they differ in {', '.join(differences(trained_for.to_dict(), robot.to_dict()))}: choose the "
             "robot file it was trained with, or train for this one."
         )
     return CheckpointInfo(config=config, transforms=transforms, robot=trained_for, meta=meta, path=folder)

@@ -137,8 +137,8 @@ def read_meta(root: Path) -> DatasetMeta | None:
 def robot_differences(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
     """Says in words how two robots differ where recorded data would be misread.
 
-    Topics, frames and limits may change without harm, so they are only logged; names, order, cameras and the control
-    rate decide what a column or a frame means.
+    Names, order, cameras and the control rate decide what a column or a frame means. Limits may change without harm, so
+    that is only logged, and topics and frames do not matter.
 
     Returns:
         One phrase per difference; empty when the data fits.
@@ -150,8 +150,9 @@ def robot_differences(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
         "control rate [Hz]": (recorded.control_rate_hz, wanted.control_rate_hz),
     }
     differences = [f"{what}: {was} recorded, {now} wanted" for what, (was, now) in pairs.items() if was != now]
-    if not differences and recorded.fingerprint() != wanted.fingerprint():
-        logger.warning("robot '%s' changed limits, topics or frames since this dataset was recorded.", wanted.name)
+    if not differences and recorded.axes != wanted.axes:
+        changed = [axis.name for axis, was in zip(wanted.axes, recorded.axes, strict=True) if axis != was]
+        logger.warning("robot '%s' has other limits than on the day of the dataset: %s.", wanted.name, changed)
     return differences
 
 

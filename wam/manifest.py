@@ -19,6 +19,7 @@ from typing import Any
 from wam.config import ModelConfig
 from wam.errors import BundleError, WamError, unknown_name
 from wam.robot import RobotSpec
+from wam.robot_identity import described_hash, differences
 from wam.strict_json import checked_fields, checked_list, checked_mapping, checked_scalar, checked_texts, parse_json
 from wam.transforms import Transforms
 
@@ -88,7 +89,7 @@ class Manifest:
 
     format_version: int = FORMAT_VERSION  # of this file; newer ones are refused
     robot: RobotSpec  # the robot it was trained for
-    robot_fingerprint: str  # sha256 of that description, recomputed when the manifest is read
+    robot_fingerprint: str  # its fingerprint, recomputed when the manifest is read
     model: ModelConfig  # geometry, for the torch backend
     transforms: Transforms  # images, proprio and actions between robot and model
     cameras: tuple[str, ...]  # (K,) order in which the model stacks images
@@ -127,11 +128,14 @@ class Manifest:
         _check_format(data, source)
         fields = checked_fields(cls, data, source)
         try:
-            fields["robot"] = RobotSpec.from_dict(checked_mapping(fields, "robot", source), source="robot")
+            described = checked_mapping(fields, "robot", source)
+            fields["robot"] = RobotSpec.from_dict(described, source="robot")
             fields["model"] = ModelConfig.from_dict(checked_mapping(fields, "model", source))
             fields["transforms"] = Transforms.from_dict(checked_mapping(fields, "transforms", source))
         except (WamError, TypeError, ValueError) as error:
             raise BundleError(f"{source}: {error}") from error
+        if fields["robot_fingerprint"] == described_hash(described):  # of an older export
+            fields["robot_fingerprint"] = fields["robot"].fingerprint()
         graphs = checked_mapping(fields, "graphs", source)
         fields["graphs"] = {name: _graph(graph, f"{source}: graphs.{name}") for name, graph in graphs.items()}
         fields["parity"] = _parity(checked_mapping(fields, "parity", source), f"{source}: parity")
@@ -179,16 +183,16 @@ class Manifest:
         """Compares the robot the bundle was made for with the one it is to run on.
 
         Raises:
-            BundleError: Any field of the two descriptions differs.
+            BundleError: They differ in what the policy's numbers mean; limits, safety, topics and frames may differ.
         """
         if robot.fingerprint() == self.robot_fingerprint:
             return
-        ours, theirs = self.robot.to_dict(), robot.to_dict()
-        different = [name for name in ours if ours[name] != theirs[name]]
+        different = differences(self.robot.to_dict(), robot.to_dict())
         raise BundleError(
             f"the bundle was made for robot '{self.robot.name}' ({self.robot_fingerprint[:12]}…) but is to run on "
             f"'{robot.name}' ({robot.fingerprint()[:12]}…); they differ in {', '.join(different)}: "
-            "joint order, limits or cameras would not mean the same. Load it with the robot file it was trained with."
+            "its numbers and pictures would not mean the same. Give the robot file it was trained for (limits, safety "
+            "and topics in it may be changed), or train for this one."
         )
 
 

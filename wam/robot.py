@@ -5,7 +5,6 @@ gripper is an opening in [0, 1], 0 closed. Unknown fields are refused, so a typo
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -20,21 +19,20 @@ import yaml
 
 from wam.calibration_spec import KinematicsSpec, RobotCalibration, build
 from wam.errors import RobotSpecError, unknown_name
+from wam.robot_identity import fingerprint
 
 __all__ = ["CameraSpec", "JointSpec", "RobotSpec", "SafetySpec", "load_robot", "robot_file", "robot_names"]
 
 COMMAND_INTERFACES = ("forward", "trajectory")
 ROBOT_DIR_VARIABLE = "WAM_ROBOT_DIR"
 MAY_BE_ZERO = ("position_margin", "heartbeat_s")  # of the safety fields
-# Of one specimen or one computer, not of the kind of robot: data and policies stay valid when these change.
-NOT_IN_FINGERPRINT = ("calibration", "kinematics")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointSpec:
     """One joint, or the gripper, with its limits."""
 
-    name: str  # as in /joint_states and in the MJCF or URDF
+    name: str  # as in the joint states and in the MJCF or URDF
     position: tuple[float, float]  # lowest and highest position [rad]; gripper opening [0, 1]
     max_velocity: float  # [rad/s]; gripper [1/s]
     max_acceleration: float  # [rad/s^2]; gripper [1/s^2]
@@ -49,7 +47,7 @@ class CameraSpec:
     height_px: int  # image height [px]
     rate_hz: float  # frames per second
     frame_id: str  # ROS frame of the optical centre
-    topic: str  # ROS topic of the image
+    topic: str  # ROS topic of the image; a relative one follows the nodes' namespace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +81,12 @@ class RobotSpec:
     gripper: JointSpec | None = None  # last entry of proprio and action vectors, when there is one
     cameras: tuple[CameraSpec, ...]  # in the order the model sees them
     control_rate_hz: float  # rate of actions [Hz]
-    state_topic: str = "/joint_states"  # ROS topic of measured joint positions
-    command_topic: str = "/command"  # ROS topic the guard commands on
+    state_topic: str = "joint_states"  # ROS topic of measured joint positions; relative ones follow a namespace
+    command_topic: str = "command"  # ROS topic the guard commands on
     command_interface: str = "forward"  # "forward" (Float64MultiArray) or "trajectory" (JointTrajectory)
     safety: SafetySpec = SafetySpec()  # limits beyond those of the joints
-    kinematics: KinematicsSpec | None = None  # MJCF or URDF of the arm, for calibration; not part of the fingerprint
-    calibration: RobotCalibration | None = None  # what was measured on this specimen; not part of the fingerprint
+    kinematics: KinematicsSpec | None = None  # MJCF or URDF of the arm, for calibration
+    calibration: RobotCalibration | None = None  # what was measured on this specimen
 
     @property
     def control_dt(self) -> float:
@@ -130,9 +128,8 @@ class RobotSpec:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON: what a dataset, checkpoint or bundle was made for."""
-        identity = {name: value for name, value in self.to_dict().items() if name not in NOT_IN_FINGERPRINT}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        """sha256 of what a dataset, checkpoint or bundle was made for: see ``wam.robot_identity``."""
+        return fingerprint(self.to_dict())
 
     def calibration_hash(self) -> str:
         """sha256 of the calibration, or "" without one: recordings with different hashes do not belong together."""

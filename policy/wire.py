@@ -13,7 +13,12 @@ import numpy as np
 
 from wam.errors import ValueContractError, unknown_name
 
-__all__ = ["command_by_name", "positions_by_name", "rgb_from_image", "stamp_seconds"]
+__all__ = ["UNSTAMPED", "command_by_name", "positions_by_name", "rgb_from_image", "stamp_seconds", "unstamped"]
+
+UNSTAMPED = (
+    "the driver publishes header.stamp 0, which means that it does not stamp, and nobody can say of when the message is: "
+    "let it set header.stamp to the time of the measurement (the ROS clock of its node)"
+)
 
 # ROS image encodings of 8 bits per channel -> (channels, which of them are red, green, blue)
 ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
@@ -28,6 +33,11 @@ ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
 def stamp_seconds(stamp: Any) -> float:
     """Returns a ``builtin_interfaces/Time`` in seconds of robot time; a float keeps about 0.2 µs of it."""
     return stamp.sec + stamp.nanosec * 1e-9
+
+
+def unstamped(stamp: float) -> bool:
+    """Whether a stamp [s] is the 0 of a driver that does not stamp; simulated time is near 0 only, once it runs."""
+    return stamp == 0.0
 
 
 def rgb_from_image(message: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -13,6 +14,7 @@ from policy.wire import positions_by_name, rgb_from_image, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.diagnostics import Window
 from ros_nodes.graph import qos_mismatches
+from ros_nodes.timing import reception
 from wam import history
 from wam.errors import ValueContractError
 from wam.robot import CameraSpec, RobotSpec
@@ -25,6 +27,8 @@ LONGEST_STEP_S = 1.0  # robot time that moves on by more between two ticks, or b
 # How ``ObservationBuffer`` words a refusal -> what is counted
 REFUSAL_KINDS = {
     "has not arrived yet": "missing",
+    "has brought nothing": "unusable",
+    "ahead of the robot's": "clock",
     "in the future": "future",
     "is frozen": "frozen",
     "old but": "stale",
@@ -113,23 +117,25 @@ class PolicyInputs:
             self._bad_message = ""
         return problems
 
-    def _image_callback(self, camera: CameraSpec) -> Callable[[Image], None]:
-        def on_image(message: Image) -> None:
+    def _image_callback(self, camera: CameraSpec) -> Callable[[Image, Any], None]:
+        def on_image(message: Image, info: Any) -> None:
+            stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9
             try:
-                self._buffer.add_image(camera.name, stamp_seconds(message.header.stamp), rgb_from_image(message))
+                self._buffer.add_image(camera.name, stamp, rgb_from_image(message), received=received)
             except ValueContractError as error:
                 self._complain(f"{camera.topic}: {error}")
 
         return on_image
 
-    def _on_state(self, message: JointState) -> None:
+    def _on_state(self, message: JointState, info: Any) -> None:
         names, topic = self._robot.action_names, self._robot.state_topic
         try:
             proprio = positions_by_name(message.name, message.position, names, topic)
         except ValueContractError as error:
             self._complain(str(error))
         else:
-            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio)
+            received = reception(self._node, info).robot_ns * 1e-9
+            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio, received=received)
 
     def _on_task(self, message: String) -> None:
         if message.data != self.task:

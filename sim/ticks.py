@@ -136,10 +136,11 @@ class _Replay:
         role, message = recorded.role, recorded.message
         kind, _, camera = role.partition("/")
         if kind == "image":
-            self._buffer.add_image(camera, stamp_seconds(message.header.stamp), rgb_from_image(message))
+            stamp, received = stamp_seconds(message.header.stamp), recorded.log_ns / NANO
+            self._buffer.add_image(camera, stamp, rgb_from_image(message), received=received)
         elif role == "state":
             proprio = positions_by_name(message.name, message.position, self._robot.action_names, role)
-            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio)
+            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio, received=recorded.log_ns / NANO)
         elif role == "command":
             command = command_by_name(message, self._robot.action_names, role)
             self._complete(recorded.log_ns, command)

@@ -59,6 +59,7 @@ class SafetySpec:
     image_age_s: float = 0.15  # oldest image an observation may hold [s]: four frames at 30 Hz
     state_age_s: float = 0.10  # oldest joint state to act on [s]
     stream_spread_s: float = 0.05  # largest time between the streams of one observation [s]
+    stamp_lead_s: float = 0.05  # a stamp may lie this far ahead of its message's arrival [s]: one period of a /clock
     chunk_age_s: float = 0.35  # without a new chunk for this long the guard holds [s]: two periods of 7 Hz and a margin
     teleop_age_s: float = 0.20  # without a teleoperation command for this long the guard holds [s]
     position_margin: float = 0.01  # kept free at both ends of every axis' range [rad, gripper opening]

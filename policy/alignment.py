@@ -1,12 +1,13 @@
 """Time alignment: what the robot saw and where it was at one instant, or why nobody can say.
 
 Per stream the newest message with stamp <= t; every one must be younger than its limit and all of them within the
-allowed spread, and none may come from a clock that leads the robot's (``policy.clock_lead``). Live inference and the conversion of recordings call the same ``align``, so that a policy meets at run
-time what it was trained on. Where a camera's latency was calibrated, its picture is older than its stamp: the joint
-state is then the one at the moment of the oldest picture, because the two belong together. Which picture is chosen
-stays a matter of stamps alone, or a recording would know pictures that had not arrived yet. The past instants of an
-observation that looks back are aligned by the same rules, each at its own time (``policy.history``). Nothing here reads
-a clock: t is robot time [s], and so are the stamps.
+allowed spread, and none may come from a clock that leads the robot's (``policy.clock_lead``). Live inference and the
+conversion of recordings call the same ``align``, so that a policy meets at run time what it was trained on. Where a
+camera's latency was calibrated, its picture is older than its stamp: the joint state is then the one at the moment of
+the oldest picture, because the two belong together. Which picture is chosen stays a matter of stamps alone, or a
+recording would know pictures that had not arrived yet. The past instants of an observation that looks back are aligned
+by the same rules, each at its own time (``policy.history``). Nothing here reads a clock: t is robot time [s], and so
+are the stamps.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policy.clock_lead import ClockLead, ahead_sentence, lead_sentence
+from policy.clock_lead import ClockLead, lead_sentence
 from policy.history import History
 from policy.streams import HISTORY_S, Entry, ImageWatch, Stream, StreamCounts
 from policy.wire import UNSTAMPED, unstamped
@@ -76,9 +77,7 @@ class ObservationBuffer:
         """Stream key -> why the last message that could not be used was dropped, of streams that had any."""
         return {key: stream.refusal for key, stream in self._streams().items() if stream.refusal}
 
-    def add_image(
-        self, camera: str, stamp: float, rgb_hwc_u8: np.ndarray, *, received: float | None = None
-    ) -> None:
+    def add_image(self, camera: str, stamp: float, rgb_hwc_u8: np.ndarray, *, received: float | None = None) -> None:
         """Takes a frame; one that cannot be used is dropped and counted, and the stream goes stale.
 
         Args:
@@ -98,9 +97,9 @@ class ObservationBuffer:
             stream.refuse(
                 f"the image is {rgb_hwc_u8.shape} {rgb_hwc_u8.dtype} but the robot file promises {shape} uint8"
             )
-        elif (why := self._wrong_stamp(image_key(camera), stamp, received)) != "":
+        elif (why := _wrong_stamp(stamp)) != "":
             stream.refuse(why)
-        elif stream.add(float(stamp), rgb_hwc_u8) and stream.newest is not None and stream.newest.stamp == stamp:
+        elif stream.add(self._taken(image_key(camera), stamp, received), rgb_hwc_u8) and stream.newest_is_last:
             state = self._state.newest
             same = self._watches[camera].add(rgb_hwc_u8, None if state is None else state.value)
             stream.count(same_pixels=int(same))
@@ -118,10 +117,10 @@ class ObservationBuffer:
             self._state.refuse(f"the state is {proprio.shape} but the robot has {self.robot.action_dim} axes")
         elif not (np.isfinite(proprio).all() and np.isfinite(stamp)):
             self._state.refuse("a position or the stamp is not finite")
-        elif (why := self._wrong_stamp(OBS_STATE, stamp, received)) != "":
+        elif (why := _wrong_stamp(stamp)) != "":
             self._state.refuse(why)
         else:
-            self._state.add(float(stamp), proprio.copy())
+            self._state.add(self._taken(OBS_STATE, stamp, received), proprio.copy())
 
     def align(self, t: float, task: str) -> Alignment:
         """Returns the observation of instant t, or why there is none.
@@ -180,16 +179,9 @@ class ObservationBuffer:
     def _streams(self) -> dict[str, Stream]:
         return {image_key(name): stream for name, stream in self._images.items()} | {OBS_STATE: self._state}
 
-    def _wrong_stamp(self, key: str, stamp: float, received: float | None) -> str:
-        """Why a message of this stamp cannot be used; empty when it can."""
-        if not np.isfinite(stamp):
-            return f"the stamp is {stamp}"
-        if unstamped(stamp):
-            return UNSTAMPED
-        lead = self._leads[key]
-        if received is not None and not lead.add(stamp, received):
-            return ahead_sentence(stamp, received, lead.limit_s)
-        return ""
+    def _taken(self, key: str, stamp: float, received: float | None) -> float:
+        """When a message counts as taken [s]: at its stamp, at the latest when it arrived."""
+        return float(stamp) if received is None else self._leads[key].add(float(stamp), received)
 
     def _moment(self, entries: Mapping[str, Entry | None], t: float) -> float:
         """Returns when the oldest picture was taken, if any latency is known, else t [s]."""
@@ -244,3 +236,10 @@ class ObservationBuffer:
             "moved"
             for name, watch in frozen.items()
         )
+
+
+def _wrong_stamp(stamp: float) -> str:
+    """Why a message of this stamp cannot be used; empty when it can."""
+    if not np.isfinite(stamp):
+        return f"the stamp is {stamp}"
+    return UNSTAMPED if unstamped(stamp) else ""

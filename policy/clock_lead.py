@@ -1,9 +1,10 @@
 """Whether the clock that stamps a stream runs ahead of the robot's, and how far.
 
-A message cannot arrive before it was taken, so its stamp lies before its arrival, both in robot time. Where it does not,
-the clock that made the stamp leads by at least the difference; the way of the message, which is unknown, hides the rest.
-A stream whose clock leads by 0.2 s would offer, at every instant, what it saw 0.2 s before, under a stamp that looks
-fresh. A few stamps ahead of their arrival mean nothing: what counts is the median of about a second.
+A message cannot arrive before it was taken, so its stamp lies before its arrival, both in robot time. Where it does
+not, the clock that made the stamp leads by at least the difference; the way of the message, which is unknown, hides
+the rest. A stream whose clock leads by 0.2 s would offer, at every instant, what it saw 0.2 s before, under a stamp
+that looks fresh. A few stamps ahead of their arrival mean nothing: what counts is the median of about a second, and a
+message that is stamped later than it arrived counts as taken when it arrived.
 
 Live streams are judged by when their messages arrived, recorded ones by when they arrived at the recorder.
 """
@@ -11,11 +12,11 @@ Live streams are judged by when their messages arrived, recorded ones by when th
 import statistics
 from collections import deque
 
-__all__ = ["ClockLead", "ahead_sentence", "lead_sentence"]
+__all__ = ["ClockLead", "lead_sentence"]
 
 WINDOW_S = 1.0  # messages that arrived in this time before the newest one are judged [s]
 MOST = 100  # of them
-FEWEST = 5  # fewer say nothing yet: one that is ahead is not used, and that is all
+FEWEST = 5  # fewer say nothing yet
 
 FIX = (
     "set that computer's clock by the robot's (chronyc makestep, then chronyc tracking), let the driver stamp with ROS "
@@ -34,13 +35,13 @@ class ClockLead:
         self.limit_s = limit_s
         self._aheads: deque[tuple[float, float]] = deque(maxlen=MOST)  # arrival [s], stamp - arrival [s]
 
-    def add(self, stamp: float, received: float) -> bool:
-        """Takes the stamp of a message and when it arrived, both robot time [s]; False when it cannot be used."""
+    def add(self, stamp: float, received: float) -> float:
+        """Takes the stamp of a message and when it arrived, both robot time [s]; returns the earlier one."""
         kept = self._aheads
         while kept and not 0.0 <= received - kept[0][0] <= WINDOW_S:
             kept.popleft()
         kept.append((received, stamp - received))
-        return stamp - received <= self.limit_s
+        return min(stamp, received)
 
     @property
     def lead_s(self) -> float:
@@ -62,13 +63,6 @@ class ClockLead:
 def lead_sentence(what: str, lead: ClockLead) -> str:
     """Says that the clock of a stream leads, and what to do."""
     return (
-        f"{what} is stamped by a clock that is {lead.lead_s:.3f} s ahead of the robot's, and safety.stamp_lead_s allows "
-        f"{lead.limit_s:.3f} s: what it shows is older than its stamps say; {FIX}"
-    )
-
-
-def ahead_sentence(stamp: float, received: float, limit_s: float) -> str:
-    """Says why one message is not used."""
-    return (
-        f"it arrived {stamp - received:.3f} s before its stamp, and safety.stamp_lead_s allows {limit_s:.3f} s"
+        f"{what} is stamped by a clock that is {lead.lead_s:.3f} s ahead of the robot's, and safety.stamp_lead_s "
+        f"allows {lead.limit_s:.3f} s: what it shows is older than its stamps say; {FIX}"
     )

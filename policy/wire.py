@@ -16,8 +16,8 @@ from wam.errors import ValueContractError, unknown_name
 __all__ = ["UNSTAMPED", "command_by_name", "positions_by_name", "rgb_from_image", "stamp_seconds", "unstamped"]
 
 UNSTAMPED = (
-    "the driver publishes header.stamp 0, which means that it does not stamp, and nobody can say of when the message is: "
-    "let it set header.stamp to the time of the measurement (the ROS clock of its node)"
+    "the driver publishes header.stamp 0, which means that it does not stamp, and nobody can say of when the message "
+    "is: let it set header.stamp to the time of the measurement (the ROS clock of its node)"
 )
 
 # ROS image encodings of 8 bits per channel -> (channels, which of them are red, green, blue)

@@ -2,8 +2,8 @@
 
 Four signs that a recording is not what it seems: *lost* messages were published but never arrived (a gap in the
 publisher's sequence numbers); *missing* ones were never published (a gap in the stamps of a stream with a known rate,
-as when a camera driver drops a frame); *late* ones arrived long after their stamp; *unusable* ones are stored and cannot
-be converted. A clock that leads (``policy.clock_lead``) makes a whole stream unusable.
+as when a camera driver drops a frame); *late* ones arrived long after their stamp; *unusable* ones are stored and
+cannot be converted. A clock that leads (``policy.clock_lead``) makes a whole stream unusable.
 """
 
 import math

@@ -1,5 +1,4 @@
-"""How well a loop keeps its time: lateness and jitter of ticks, how old an observation is when it moves the arm, and
-when a message arrived."""
+"""How well a loop keeps its time, how old an observation is when it moves the arm, and when a message arrived."""
 
 import time
 from collections.abc import Mapping

@@ -104,7 +104,8 @@ class FakeRobot:
         for camera in ROBOT.cameras:
             if not self.camera_on[camera.name]:
                 continue
-            stamp = self.frozen_stamp[camera.name] or self.now() - self.camera_delay[camera.name]
+            frozen = self.frozen_stamp[camera.name]
+            stamp = self.now() - self.camera_delay[camera.name] if frozen is None else frozen
             shade = 7 if self.frozen_pixels[camera.name] else self._frame % 256
             rgb = np.full((camera.height_px, camera.width_px, 3), shade, dtype=np.uint8)
             image = messages.rgb_image(rgb, messages.to_time(stamp), camera.frame_id)

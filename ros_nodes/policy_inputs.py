@@ -1,7 +1,6 @@
 """What a policy node hears: images, joint states and the task, gathered until an observation is asked for."""
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
@@ -57,8 +56,9 @@ class PolicyInputs:
         self._last_t: float | None = None
         self._asked: dict[str, QoSProfile] = {robot.state_topic: qos.STATE}
         self._bad_message = ""
+        on_state: Any = self._on_state  # rclpy tells callbacks of two arguments when a message came; its types do not
         self._subscriptions = [
-            node.create_subscription(JointState, robot.state_topic, self._on_state, qos.STATE),
+            node.create_subscription(JointState, robot.state_topic, on_state, qos.STATE),
             node.create_subscription(String, TASK_TOPIC, self._on_task, qos.LATCHED),
             node.create_subscription(String, TASK_TOPIC, self._on_task, qos.VOLATILE),
         ]
@@ -117,7 +117,7 @@ class PolicyInputs:
             self._bad_message = ""
         return problems
 
-    def _image_callback(self, camera: CameraSpec) -> Callable[[Image, Any], None]:
+    def _image_callback(self, camera: CameraSpec) -> Any:
         def on_image(message: Image, info: Any) -> None:
             stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9
             try:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rclpy.clock import ROSClock
 from rclpy.node import Node
 
 from ros_nodes.diagnostics import Window
@@ -32,7 +33,8 @@ def reception(node: Node, info: Mapping[str, int]) -> Reception:
     received_ns = info["received_timestamp"]
     waited_ns = max(0, system_ns - received_ns) if received_ns else 0
     # How far /clock went meanwhile nobody knows, and an arrival must not be put before it was
-    simulated = node.get_clock().ros_time_is_active
+    clock = node.get_clock()
+    simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
     return Reception(now=time.monotonic() - waited_ns * 1e-9, robot_ns=robot_ns - (0 if simulated else waited_ns))
 
 

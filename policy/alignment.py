@@ -11,13 +11,14 @@ are the stamps.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from policy.clock_lead import ClockLead, lead_sentence
 from policy.history import History
+from policy.joint_states import JointStates
 from policy.streams import HISTORY_S, Entry, ImageWatch, Stream, StreamCounts
 from policy.wire import UNSTAMPED, unstamped
 from wam.errors import ValueContractError, unknown_name
@@ -65,6 +66,7 @@ class ObservationBuffer:
             image_key(name): calibration.latency_s(name) if calibration else 0.0 for name in self._cameras
         }
         self._state = Stream(kept_s + max(0.0, *self._latency.values()))
+        self._joints = JointStates(robot.action_names, self.safety.state_age_s, robot.state_topic)
         self._leads = {key: ClockLead(self.safety.stamp_lead_s) for key in self._streams()}
 
     @property
@@ -103,6 +105,18 @@ class ObservationBuffer:
             state = self._state.newest
             same = self._watches[camera].add(rgb_hwc_u8, None if state is None else state.value)
             stream.count(same_pixels=int(same))
+
+    def add_joint_state(
+        self, names: Sequence[str], positions: Sequence[float], stamp: float, *, received: float | None = None
+    ) -> None:
+        """Takes a joint state as a driver sends it: any order, and some of the axes only (``policy.joint_states``).
+
+        Raises:
+            ValueContractError: It cannot be read, or an axis has not been heard of.
+        """
+        whole = self._joints.add(names, positions, stamp)
+        if whole is not None:
+            self.add_state(*whole, received=received)
 
     def add_state(self, stamp: float, proprio: np.ndarray, *, received: float | None = None) -> None:
         """Takes a measured state; one that cannot be used is dropped and counted.
@@ -173,6 +187,7 @@ class ObservationBuffer:
             stream.clear()
             self._watches[name] = ImageWatch()
         self._state.clear()
+        self._joints.clear()
         for lead in self._leads.values():
             lead.clear()
 

@@ -9,7 +9,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy.alignment import Alignment, ObservationBuffer
-from policy.wire import positions_by_name, rgb_from_image, stamp_seconds
+from policy.wire import rgb_from_image, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.diagnostics import Window
 from ros_nodes.graph import qos_mismatches
@@ -128,14 +128,11 @@ class PolicyInputs:
         return on_image
 
     def _on_state(self, message: JointState, info: Any) -> None:
-        names, topic = self._robot.action_names, self._robot.state_topic
+        stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9
         try:
-            proprio = positions_by_name(message.name, message.position, names, topic)
+            self._buffer.add_joint_state(message.name, message.position, stamp, received=received)
         except ValueContractError as error:
             self._complain(str(error))
-        else:
-            received = reception(self._node, info).robot_ns * 1e-9
-            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio, received=received)
 
     def _on_task(self, message: String) -> None:
         if message.data != self.task:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from policy.alignment import ObservationBuffer
-from policy.wire import command_by_name, positions_by_name, rgb_from_image, stamp_seconds
+from policy.wire import command_by_name, rgb_from_image, stamp_seconds
 from sim.recorded_time import REORDER_NS, Jump, RecordedTime
 from sim.recordings import RecordedMessage, RecordingHeader
 from wam.errors import ValueContractError
@@ -166,8 +166,8 @@ class _Replay:
             stamp, received = stamp_seconds(message.header.stamp), recorded.log_ns / NANO
             self._buffer.add_image(camera, stamp, rgb_from_image(message), received=received)
         elif role == "state":
-            proprio = positions_by_name(message.name, message.position, self._robot.action_names, role)
-            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio, received=recorded.log_ns / NANO)
+            stamp, received = stamp_seconds(message.header.stamp), recorded.log_ns / NANO
+            self._buffer.add_joint_state(message.name, message.position, stamp, received=received)
         elif role == "command":
             command = command_by_name(message, self._robot.action_names, role)
             if self._command is None or recorded.log_ns >= self._command[0]:

@@ -54,6 +54,7 @@ class FakeRobot:
         self.offset = np.zeros_like(HOME)  # what the encoders add to where the arm is
         self.names = list(NAMES)  # in the order they are published; unknown ones are 0
         self.states_on = True
+        self.two_messages = False  # the last axis comes in a message of its own
         self.obeys = True  # goes where it is told
         self.sent: list[float] = []  # steady times of its joint states [s]
         self.clock_shift = 0.0  # robot time minus system time [s]; only with ``clock`` does anybody notice
@@ -95,8 +96,9 @@ class FakeRobot:
             self._clock.publish(ClockMessage(clock=messages.to_time(now)))
         if self.states_on:
             measured = dict(zip(NAMES, self.positions + self.offset, strict=True))
-            values = np.array([measured.get(name, 0.0) for name in self.names])
-            self._states.publish(messages.joint_state(self.names, values, messages.to_time(now)))
+            for names in (self.names[:-1], self.names[-1:]) if self.two_messages else (self.names,):
+                values = np.array([measured.get(name, 0.0) for name in names])
+                self._states.publish(messages.joint_state(names, values, messages.to_time(now)))
             self.sent.append(time.monotonic())
 
     def _publish_images(self) -> None:

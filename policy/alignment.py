@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policy.clock_lead import ClockLead, lead_sentence
+from policy.encodings import wrong_size
 from policy.history import History
 from policy.joint_states import JointStates
 from policy.streams import HISTORY_S, Entry, ImageWatch, Stream, StreamCounts
@@ -95,11 +96,7 @@ class ObservationBuffer:
             raise ValueContractError(unknown_name("camera", camera, self._cameras))
         spec, stream = self._cameras[camera], self._images[camera]
         shape = (spec.height_px, spec.width_px, 3)
-        if rgb_hwc_u8.shape != shape or rgb_hwc_u8.dtype != np.uint8:
-            stream.refuse(
-                f"the image is {rgb_hwc_u8.shape} {rgb_hwc_u8.dtype} but the robot file promises {shape} uint8"
-            )
-        elif (why := _wrong_stamp(stamp)) != "":
+        if (why := wrong_size(rgb_hwc_u8.shape, rgb_hwc_u8.dtype, shape) or _wrong_stamp(stamp)) != "":
             stream.refuse(why)
         elif stream.add(self._taken(image_key(camera), stamp, received), rgb_hwc_u8) and stream.newest_is_last:
             state = self._state.newest

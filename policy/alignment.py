@@ -1,22 +1,27 @@
 """Time alignment: what the robot saw and where it was at one instant, or why nobody can say.
 
 Per stream the newest message with stamp <= t; every one must be younger than its limit and all of them within the
-allowed spread. Live inference and the conversion of recordings call the same ``align``, so that a policy meets at run
-time what it was trained on. Where a camera's latency was calibrated, its picture is older than its stamp: the joint
-state is then the one at the moment of the oldest picture, because the two belong together. Which picture is chosen
-stays a matter of stamps alone, or a recording would know pictures that had not arrived yet. The past instants of an
-observation that looks back are aligned by the same rules, each at its own time (``policy.history``). Nothing here reads
-a clock: t is robot time [s], and so are the stamps.
+allowed spread, and none may come from a clock that leads the robot's (``policy.clock_lead``). Live inference and the
+conversion of recordings call the same ``align``, so that a policy meets at run time what it was trained on. Where a
+camera's latency was calibrated, its picture is older than its stamp: the joint state is then the one at the moment of
+the oldest picture, because the two belong together. Which picture is chosen stays a matter of stamps alone, or a
+recording would know pictures that had not arrived yet. The past instants of an observation that looks back are aligned
+by the same rules, each at its own time (``policy.history``). Nothing here reads a clock: t is robot time [s], and so
+are the stamps.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from policy.clock_lead import ClockLead, lead_sentence
+from policy.encodings import wrong_size
 from policy.history import History
+from policy.joint_states import JointStates
 from policy.streams import HISTORY_S, Entry, ImageWatch, Stream, StreamCounts
+from policy.wire import UNSTAMPED, unstamped
 from wam.errors import ValueContractError, unknown_name
 from wam.history import Window
 from wam.robot import RobotSpec, SafetySpec
@@ -62,21 +67,27 @@ class ObservationBuffer:
             image_key(name): calibration.latency_s(name) if calibration else 0.0 for name in self._cameras
         }
         self._state = Stream(kept_s + max(0.0, *self._latency.values()))
+        self._joints = JointStates(robot.action_names, self.safety.state_age_s, robot.state_topic)
+        self._leads = {key: ClockLead(self.safety.stamp_lead_s) for key in self._streams()}
 
     @property
     def counts(self) -> Mapping[str, StreamCounts]:
         """Stream key -> what arrived on it."""
-        return {image_key(name): stream.counts for name, stream in self._images.items()} | {
-            OBS_STATE: self._state.counts
-        }
+        return {key: stream.counts for key, stream in self._streams().items()}
 
-    def add_image(self, camera: str, stamp: float, rgb_hwc_u8: np.ndarray) -> None:
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Stream key -> why the last message that could not be used was dropped, of streams that had any."""
+        return {key: stream.refusal for key, stream in self._streams().items() if stream.refusal}
+
+    def add_image(self, camera: str, stamp: float, rgb_hwc_u8: np.ndarray, *, received: float | None = None) -> None:
         """Takes a frame; one that cannot be used is dropped and counted, and the stream goes stale.
 
         Args:
             camera: A camera of the robot.
             stamp: Capture time, robot time [s].
             rgb_hwc_u8: (height, width, 3) uint8, kept without copying: do not write to it afterwards.
+            received: When it arrived, robot time [s]; without it a clock that leads is not noticed.
 
         Raises:
             ValueContractError: The robot has no such camera.
@@ -85,31 +96,42 @@ class ObservationBuffer:
             raise ValueContractError(unknown_name("camera", camera, self._cameras))
         spec, stream = self._cameras[camera], self._images[camera]
         shape = (spec.height_px, spec.width_px, 3)
-        if rgb_hwc_u8.shape != shape or rgb_hwc_u8.dtype != np.uint8:
-            stream.refuse(
-                f"the image is {rgb_hwc_u8.shape} {rgb_hwc_u8.dtype} but the robot file promises {shape} uint8"
-            )
-        elif not np.isfinite(stamp):
-            stream.refuse(f"the stamp is {stamp}")
-        elif stream.add(float(stamp), rgb_hwc_u8) and stream.newest is not None and stream.newest.stamp == stamp:
+        if (why := wrong_size(rgb_hwc_u8.shape, rgb_hwc_u8.dtype, shape) or _wrong_stamp(stamp)) != "":
+            stream.refuse(why)
+        elif stream.add(self._taken(image_key(camera), stamp, received), rgb_hwc_u8) and stream.newest_is_last:
             state = self._state.newest
             same = self._watches[camera].add(rgb_hwc_u8, None if state is None else state.value)
             stream.count(same_pixels=int(same))
 
-    def add_state(self, stamp: float, proprio: np.ndarray) -> None:
+    def add_joint_state(
+        self, names: Sequence[str], positions: Sequence[float], stamp: float, *, received: float | None = None
+    ) -> None:
+        """Takes a joint state as a driver sends it: any order, and some of the axes only (``policy.joint_states``).
+
+        Raises:
+            ValueContractError: It cannot be read, or an axis has not been heard of.
+        """
+        whole = self._joints.add(names, positions, stamp)
+        if whole is not None:
+            self.add_state(*whole, received=received)
+
+    def add_state(self, stamp: float, proprio: np.ndarray, *, received: float | None = None) -> None:
         """Takes a measured state; one that cannot be used is dropped and counted.
 
         Args:
             stamp: Measurement time, robot time [s].
             proprio: (P,) float32 positions [rad] and gripper opening, in the robot's order.
+            received: When it arrived, robot time [s]; without it a clock that leads is not noticed.
         """
         proprio = np.asarray(proprio, dtype=np.float32)
         if proprio.shape != (self.robot.action_dim,):
             self._state.refuse(f"the state is {proprio.shape} but the robot has {self.robot.action_dim} axes")
         elif not (np.isfinite(proprio).all() and np.isfinite(stamp)):
             self._state.refuse("a position or the stamp is not finite")
+        elif (why := _wrong_stamp(stamp)) != "":
+            self._state.refuse(why)
         else:
-            self._state.add(float(stamp), proprio.copy())
+            self._state.add(self._taken(OBS_STATE, stamp, received), proprio.copy())
 
     def align(self, t: float, task: str) -> Alignment:
         """Returns the observation of instant t, or why there is none.
@@ -137,7 +159,7 @@ class ObservationBuffer:
 
     def _align(self, t: float, task: str, *, now: bool = True) -> Alignment:
         """``align`` for one instant by itself; whether a camera is frozen is known of the present alone."""
-        streams = {image_key(name): stream for name, stream in self._images.items()} | {OBS_STATE: self._state}
+        streams = self._streams()
         entries = {key: stream.at(t) for key, stream in streams.items()}
         refusals = [self._refusal(key, streams[key], entries[key], t) for key in streams]
         moment = self._moment(entries, t)
@@ -162,6 +184,16 @@ class ObservationBuffer:
             stream.clear()
             self._watches[name] = ImageWatch()
         self._state.clear()
+        self._joints.clear()
+        for lead in self._leads.values():
+            lead.clear()
+
+    def _streams(self) -> dict[str, Stream]:
+        return {image_key(name): stream for name, stream in self._images.items()} | {OBS_STATE: self._state}
+
+    def _taken(self, key: str, stamp: float, received: float | None) -> float:
+        """When a message counts as taken [s]: at its stamp, at the latest when it arrived."""
+        return float(stamp) if received is None else self._leads[key].add(float(stamp), received)
 
     def _moment(self, entries: Mapping[str, Entry | None], t: float) -> float:
         """Returns when the oldest picture was taken, if any latency is known, else t [s]."""
@@ -180,6 +212,8 @@ class ObservationBuffer:
 
     def _refusal(self, key: str, stream: Stream, entry: Entry | None, t: float) -> str:
         """Why one stream has nothing to offer at t; empty when it has."""
+        if self._leads[key].refused:
+            return lead_sentence(key, self._leads[key])
         limit, field = self.safety.image_age_s, "image_age_s"
         if key == OBS_STATE:
             limit, field = self.safety.state_age_s, "state_age_s"
@@ -189,7 +223,7 @@ class ObservationBuffer:
             blame = ": its clock is not the robot's" if ahead > limit else " and nothing came before"
             return f"{key} is stamped {ahead:.3f} s in the future{blame}{why}"
         if entry is None:
-            return f"{key} has not arrived yet{why}"
+            return f"{key} has brought nothing that can be used{why}" if why else f"{key} has not arrived yet"
         if t - entry.stamp <= limit:
             return ""
         repeats = stream.counts.duplicates
@@ -214,3 +248,10 @@ class ObservationBuffer:
             "moved"
             for name, watch in frozen.items()
         )
+
+
+def _wrong_stamp(stamp: float) -> str:
+    """Why a message of this stamp cannot be used; empty when it can."""
+    if not np.isfinite(stamp):
+        return f"the stamp is {stamp}"
+    return UNSTAMPED if unstamped(stamp) else ""

@@ -1,6 +1,7 @@
 """One time-stamped stream of messages: newest at or before an instant, whatever order they arrived in.
 
-Time is the header stamp, robot time in seconds; arrival times play no part, so a recording replays to the same values.
+Time is the header stamp, robot time in seconds; the order of arrival plays no part, so a recording replays to the same
+values.
 """
 
 import bisect
@@ -50,6 +51,7 @@ class Stream:
         self._history_s = history_s
         self._stamps: list[float] = []
         self._entries: list[Entry] = []
+        self._last: Entry | None = None  # that was inserted
         self.counts = StreamCounts()
         self.refusal = ""  # why the last malformed message was dropped
 
@@ -57,6 +59,11 @@ class Stream:
     def newest(self) -> Entry | None:
         """The message with the largest stamp."""
         return self._entries[-1] if self._entries else None
+
+    @property
+    def newest_is_last(self) -> bool:
+        """Whether the message that was inserted last is the newest."""
+        return self.newest is not None and self.newest is self._last
 
     def add(self, stamp: float, value: np.ndarray) -> bool:
         """Inserts a message; False if it was a duplicate or too old to matter."""
@@ -70,7 +77,8 @@ class Stream:
             return False
         self.count(out_of_order=int(place < len(self._stamps)))
         self._stamps.insert(place, stamp)
-        self._entries.insert(place, Entry(stamp=stamp, value=value))
+        self._last = Entry(stamp=stamp, value=value)
+        self._entries.insert(place, self._last)
         expired = bisect.bisect_left(self._stamps, self._stamps[-1] - self._history_s)
         del self._stamps[:expired], self._entries[:expired]
         return True

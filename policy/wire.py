@@ -13,29 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from wam.errors import ValueContractError, unknown_name
+from policy.encodings import rgb_from_image
+from wam.errors import ValueContractError
 
 __all__ = [
     "GUARD",
+    "UNSTAMPED",
     "command_by_name",
     "command_source",
     "new_source",
     "positions_by_name",
     "rgb_from_image",
     "stamp_seconds",
+    "unstamped",
 ]
 
 GUARD = "wam_guard/"  # how the source of a guard's commands begins
 _SOURCE = re.compile(r"wam_(guard|arm)/[0-9a-f]{16}")
 
-# ROS image encodings of 8 bits per channel -> (channels, which of them are red, green, blue)
-ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
-    "rgb8": (3, (0, 1, 2)),
-    "bgr8": (3, (2, 1, 0)),
-    "rgba8": (4, (0, 1, 2)),
-    "bgra8": (4, (2, 1, 0)),
-    "mono8": (1, (0, 0, 0)),
-}
+UNSTAMPED = (
+    "the driver publishes header.stamp 0, which means that it does not stamp, and nobody can say of when the message "
+    "is: let it set header.stamp to the time of the measurement (the ROS clock of its node)"
+)
 
 
 def stamp_seconds(stamp: Any) -> float:
@@ -43,32 +42,9 @@ def stamp_seconds(stamp: Any) -> float:
     return stamp.sec + stamp.nanosec * 1e-9
 
 
-def rgb_from_image(message: Any) -> np.ndarray:
-    """Decodes a ``sensor_msgs/Image``.
-
-    Args:
-        message: Fields ``encoding height width step data``.
-
-    Returns:
-        (height, width, 3) rgb_hwc_u8, which may be a read-only view of the message's memory.
-
-    Raises:
-        ValueContractError: An encoding that is not 8 bits per channel, or fewer bytes than the size promises.
-    """
-    if message.encoding not in ENCODINGS:
-        fix = "Let the camera driver publish one of these."
-        raise ValueContractError(unknown_name("image encoding", message.encoding, ENCODINGS, fix=fix))
-    channels, order = ENCODINGS[message.encoding]
-    height, width, step = message.height, message.width, message.step
-    pixels = np.frombuffer(message.data, dtype=np.uint8)
-    if step < width * channels or pixels.size < height * step:
-        raise ValueContractError(
-            f"image of {width}x{height} {message.encoding} has step {step} and {pixels.size} bytes but needs at least "
-            f"{width * channels} bytes per row and {height} rows: the driver publishes a wrong size."
-        )
-    rows = pixels[: height * step].reshape(height, step)[:, : width * channels]
-    image = rows.reshape(height, width, channels)
-    return image if order == (0, 1, 2) and channels == 3 else image[:, :, order]
+def unstamped(stamp: float) -> bool:
+    """Whether a stamp [s] is the 0 of a driver that does not stamp; simulated time is near 0 only, once it runs."""
+    return stamp == 0.0
 
 
 def positions_by_name(names: Sequence[str], positions: Sequence[float], wanted: Sequence[str], what: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from policy.joint_states import JointStates
 from policy.wire import new_source, positions_by_name, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.arm_backend import ArmState
@@ -156,6 +157,7 @@ class ExternalArm:
         self._node, self._period = node, 1.0 / robot.safety.guard_rate_hz
         self._interface = p.external_interface
         self._units = driver_units(robot, p)
+        self._joints = JointStates(self._units.names, robot.safety.state_age_s, "the driver's joint state")
         groups = command_groups(self._units, p)
         _check_apart(node, robot, p)
         kind: Any = Float64MultiArray if self._interface == "forward" else JointTrajectory
@@ -208,9 +210,11 @@ class ExternalArm:
     def _on_state(self, message: JointState) -> None:
         self._states += 1
         try:
-            positions = self._units.from_driver(message.name, message.position)
+            state = self._joints.add(message.name, message.position, stamp_seconds(message.header.stamp))
         except ValueContractError as error:
             self._refused, self._refusal = self._refused + 1, str(error)
             return
         self._refusal = ""
-        self._newest = ArmState(positions=positions, stamp=stamp_seconds(message.header.stamp))
+        if state is not None:
+            positions = self._units.from_driver(self._units.names, state[1].tolist())
+            self._newest = ArmState(positions=positions, stamp=state[0])

@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 from calibration.capture import KINDS
 from calibration.capture_session import CaptureLimits, CaptureSession
 from calibration.errors import CalibrationError
-from policy.wire import rgb_from_image, stamp_seconds
+from policy.wire import UNSTAMPED, rgb_from_image, stamp_seconds, unstamped
 from ros_nodes import qos, spinning
 from ros_nodes.diagnostics import OK, WARN, DiagnosticsReporter, Health
 from ros_nodes.parameters import declare, param
@@ -55,7 +55,9 @@ class CalibrationNode(Node):
         limits = CaptureLimits(max_age_s=p.max_age_s, still_s=p.still_s, still_rad=p.still_rad, motion_s=p.motion_s)
         self._session = CaptureSession(robot, p.camera, Path(p.folder), p.kind, limits)
         self._problem, self._images, self._states = "", 0, 0
+        self._unstamped: dict[str, str] = {}  # topic -> that its newest message has no stamp
         topic = next(camera.topic for camera in robot.cameras if camera.name == p.camera)
+        self._image_topic, self._state_topic = topic, robot.state_topic
         depth = qos.SENSOR_RECORDED if p.kind == "motion" else qos.SENSOR
         self.create_subscription(Image, topic, self._on_image, depth)
         self.create_subscription(JointState, robot.state_topic, self._on_state, qos.STATE)
@@ -66,8 +68,11 @@ class CalibrationNode(Node):
 
     def _on_image(self, message: Image) -> None:
         self._images += 1
+        stamp = stamp_seconds(message.header.stamp)
+        if not self._stamped(self._image_topic, stamp):
+            return
         try:
-            done = self._session.add_image(stamp_seconds(message.header.stamp), rgb_from_image(message))
+            done = self._session.add_image(stamp, rgb_from_image(message))
         except WamError as error:
             self._problem = str(error)
             self.get_logger().error(self._problem, throttle_duration_sec=5.0)
@@ -77,11 +82,30 @@ class CalibrationNode(Node):
 
     def _on_state(self, message: JointState) -> None:
         self._states += 1
+        stamp = stamp_seconds(message.header.stamp)
+        if not self._stamped(self._state_topic, stamp):
+            return
         positions = dict(zip(message.name, message.position, strict=False))  # a driver may leave positions out
-        self._session.add_state(stamp_seconds(message.header.stamp), positions)
+        self._session.add_state(stamp, positions)
+
+    def _stamped(self, topic: str, stamp: float) -> bool:
+        """Whether a message has a stamp; one that has none is left out, and a capture says why."""
+        if unstamped(stamp):
+            self._unstamped[topic] = f"{topic}: {UNSTAMPED}"
+            self.get_logger().error(self._unstamped[topic], throttle_duration_sec=5.0)
+        else:
+            self._unstamped.pop(topic, None)
+        return topic not in self._unstamped
+
+    def _no_stamps(self) -> str:
+        """That a stream which the capture needs has no stamps; empty while all have them."""
+        needed = [self._image_topic] + ([] if self._kind == "pictures" else [self._state_topic])
+        return "; ".join(self._unstamped[topic] for topic in needed if topic in self._unstamped)
 
     def _on_capture(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
+            if self._no_stamps():
+                raise CalibrationError(self._no_stamps())
             response.message = self._session.capture(self.get_clock().now().nanoseconds * 1e-9)
             response.success, self._problem = True, ""
             self.get_logger().info(response.message)
@@ -96,8 +120,8 @@ class CalibrationNode(Node):
             level, message = WARN, "no picture has come yet: start the camera's node"
         elif not self._states and self._kind != "pictures":
             level, message = WARN, "no joint states have come yet: start the arm's node"
-        if self._problem:
-            level, message = WARN, self._problem
+        if self._problem or self._no_stamps():
+            level, message = WARN, self._problem or self._no_stamps()
         values = {"samples": self._session.count, "images": self._images, "states": self._states, "kind": self._kind}
         return Health(level=level, message=message, values=values)
 

@@ -15,7 +15,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 
 from calibration.check_robot import check_camera, checkable_cameras
-from policy.wire import positions_by_name, rgb_from_image
+from policy.joint_states import JointStates
+from policy.wire import rgb_from_image, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.errors import GraphError
 from wam.errors import WamError
@@ -62,7 +63,8 @@ class CameraCheck:
                 "check_cameras to off"
             )
         self._images: dict[str, tuple[float, Image]] = {}
-        self._state: tuple[float, JointState] | None = None
+        self._state: tuple[float, np.ndarray | None] | None = None  # when one came, the last whole one: (A,) positions
+        self._joint_states = JointStates(robot.action_names, robot.safety.state_age_s, robot.state_topic)
         self._subscriptions = [
             node.create_subscription(Image, camera.topic, self._image_callback(camera.name), qos.SENSOR)
             for camera in robot.cameras
@@ -106,14 +108,9 @@ class CameraCheck:
 
     def _joints(self) -> dict[str, float] | None:
         """Reported joint angles by name [rad]; None without fresh ones, or where they are not this robot's."""
-        if self._state is None or self._clock() - self._state[0] > FRESH_S:
+        if self._state is None or self._state[1] is None or self._clock() - self._state[0] > FRESH_S:
             return None
-        message, names = self._state[1], self._robot.action_names
-        try:
-            positions = positions_by_name(message.name, message.position, names, self._robot.state_topic)
-        except WamError:  # the check then says which joints it misses, where it needs any
-            return None
-        return dict(zip(names, map(float, positions), strict=True))
+        return dict(zip(self._robot.action_names, map(float, self._state[1]), strict=True))
 
     def _image_callback(self, name: str) -> Callable[[Image], None]:
         def on_image(message: Image) -> None:
@@ -122,4 +119,10 @@ class CameraCheck:
         return on_image
 
     def _on_state(self, message: JointState) -> None:
-        self._state = (self._clock(), message)
+        held = None if self._state is None else self._state[1]
+        try:
+            whole = self._joint_states.add(message.name, message.position, stamp_seconds(message.header.stamp))
+            held = held if whole is None else whole[1]
+        except WamError:  # the check then says which joints it misses, where it needs any
+            held = None
+        self._state = (self._clock(), held)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ros_nodes.errors import NodeError
+from sim.mcap_records import CHECKSUM, metadata_checksum
 from wam.errors import unknown_name
 
 __all__ = [
@@ -77,10 +78,15 @@ class EpisodeFile:
         self.partial = folder / f"episode_{index:06d}.partial.mcap"
         self.final = folder / f"episode_{index:06d}.mcap"
         self._out = _Whole(self.partial)
-        self._writer = Writer(self._out, chunk_size=CHUNK_BYTES, compression=CompressionType[compression.upper()])  # type: ignore[arg-type]
+        self._writer = Writer(
+            self._out,  # type: ignore[arg-type]
+            chunk_size=CHUNK_BYTES,
+            compression=CompressionType[compression.upper()],
+            enable_data_crcs=True,  # what lies around the chunks has no checksum of its own
+        )
         try:
             self._writer.start(profile="ros2", library="world_action_model")
-            self._writer.add_metadata(METADATA_NAME, dict(metadata))
+            self._writer.add_metadata(METADATA_NAME, {**metadata, CHECKSUM: metadata_checksum(metadata)})
             schemas: dict[str, int] = {}
             self._channels: dict[str, int] = {}
             for role, (topic, type_name, text) in channels.items():

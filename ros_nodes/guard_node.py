@@ -22,7 +22,8 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policy.guard import NOTHING_FRESH, Guard, GuardCommand, GuardConfig
-from policy.wire import new_source, positions_by_name, stamp_seconds
+from policy.joint_states import JointStates
+from policy.wire import new_source, stamp_seconds
 from ros_nodes import messages, qos, spinning
 from ros_nodes.command_watch import CommandWatch
 from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health, status_message
@@ -72,6 +73,7 @@ class GuardNode(Node):
         self._period = 1.0 / self._robot.safety.guard_rate_hz
         self._times, self._chunk_clock = TickTimes(self._period), ChunkClock()
         self._bad_states, self._bad_state = 0, ""
+        self._joints = JointStates(self._robot.action_names, self._robot.safety.state_age_s, self._robot.state_topic)
         self._open_topics()
         self._policy = PolicyReport(self, CHUNK_TOPIC)
         self._reporter = DiagnosticsReporter(self, self._health, hardware_id=self._robot.name)
@@ -107,15 +109,15 @@ class GuardNode(Node):
         self._guard.begin_stop(_now())
 
     def _on_state(self, message: JointState) -> None:
-        topic = self._robot.state_topic
         try:
-            proprio = positions_by_name(message.name, message.position, self._robot.action_names, topic)
+            state = self._joints.add(message.name, message.position, stamp_seconds(message.header.stamp))
         except ValueContractError as error:
             self._bad_states, self._bad_state = self._bad_states + 1, str(error)
             self._guard.on_bad_state(str(error))
             self.get_logger().error(str(error), throttle_duration_sec=2.0)
         else:
-            self._guard.on_state(stamp_seconds(message.header.stamp), proprio, _now())
+            if state is not None:
+                self._guard.on_state(*state, _now())
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         try:

@@ -1,7 +1,7 @@
 """What a policy node hears: images, joint states and the task, gathered until an observation is asked for."""
 
 from collections import Counter
-from collections.abc import Callable
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -9,10 +9,11 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy.alignment import Alignment, ObservationBuffer
-from policy.wire import positions_by_name, rgb_from_image, stamp_seconds
+from policy.wire import rgb_from_image, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.diagnostics import Window
 from ros_nodes.graph import qos_mismatches
+from ros_nodes.timing import reception
 from wam import history
 from wam.errors import ValueContractError
 from wam.robot import CameraSpec, RobotSpec
@@ -25,6 +26,8 @@ LONGEST_STEP_S = 1.0  # robot time that moves on by more between two ticks, or b
 # How ``ObservationBuffer`` words a refusal -> what is counted
 REFUSAL_KINDS = {
     "has not arrived yet": "missing",
+    "has brought nothing": "unusable",
+    "ahead of the robot's": "clock",
     "in the future": "future",
     "is frozen": "frozen",
     "old but": "stale",
@@ -53,8 +56,9 @@ class PolicyInputs:
         self._last_t: float | None = None
         self._asked: dict[str, QoSProfile] = {robot.state_topic: qos.STATE}
         self._bad_message = ""
+        on_state: Any = self._on_state  # rclpy tells callbacks of two arguments when a message came; its types do not
         self._subscriptions = [
-            node.create_subscription(JointState, robot.state_topic, self._on_state, qos.STATE),
+            node.create_subscription(JointState, robot.state_topic, on_state, qos.STATE),
             node.create_subscription(String, TASK_TOPIC, self._on_task, qos.LATCHED),
             node.create_subscription(String, TASK_TOPIC, self._on_task, qos.VOLATILE),
         ]
@@ -113,23 +117,22 @@ class PolicyInputs:
             self._bad_message = ""
         return problems
 
-    def _image_callback(self, camera: CameraSpec) -> Callable[[Image], None]:
-        def on_image(message: Image) -> None:
+    def _image_callback(self, camera: CameraSpec) -> Any:
+        def on_image(message: Image, info: Any) -> None:
+            stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9
             try:
-                self._buffer.add_image(camera.name, stamp_seconds(message.header.stamp), rgb_from_image(message))
+                self._buffer.add_image(camera.name, stamp, rgb_from_image(message), received=received)
             except ValueContractError as error:
                 self._complain(f"{camera.topic}: {error}")
 
         return on_image
 
-    def _on_state(self, message: JointState) -> None:
-        names, topic = self._robot.action_names, self._robot.state_topic
+    def _on_state(self, message: JointState, info: Any) -> None:
+        stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9
         try:
-            proprio = positions_by_name(message.name, message.position, names, topic)
+            self._buffer.add_joint_state(message.name, message.position, stamp, received=received)
         except ValueContractError as error:
             self._complain(str(error))
-        else:
-            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio)
 
     def _on_task(self, message: String) -> None:
         if message.data != self.task:

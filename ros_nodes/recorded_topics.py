@@ -4,6 +4,7 @@ A recording holds every topic of the contract, so that it can be judged and conv
 what was measured, what each source wanted and what was commanded in the end.
 """
 
+import dataclasses
 import importlib
 import os
 import re
@@ -41,6 +42,7 @@ class RecordedTopic:
     stamped: bool = False  # begins with a std_msgs/Header
     period_s: float = 0.0  # expected time between stamps [s]; 0 when there is no fixed rate
     late_s: float = 0.0  # stamps older than this at reception are late [s]; 0 when they are not judged
+    lead_s: float = 0.0  # a clock whose stamps lie further ahead of reception leads [s]; 0 when it is not judged
 
 
 def contract_topics(robot: RobotSpec, *, image_late_s: float, state_late_s: float) -> tuple[RecordedTopic, ...]:
@@ -52,9 +54,12 @@ def contract_topics(robot: RobotSpec, *, image_late_s: float, state_late_s: floa
         state_late_s: The same for joint states [s].
     """
     cameras = [topic for camera in robot.cameras for topic in _camera_topics(camera.name, camera.topic, camera.rate_hz)]
-    late = {topic.role: image_late_s for topic in cameras if topic.required}
+    lead_s = robot.safety.stamp_lead_s
     return (
-        *(RecordedTopic(**{**vars(topic), "late_s": late.get(topic.role, 0.0)}) for topic in cameras),
+        *(
+            dataclasses.replace(topic, late_s=image_late_s, lead_s=lead_s) if topic.required else topic
+            for topic in cameras
+        ),
         RecordedTopic(
             role="state",
             topic=robot.state_topic,
@@ -62,6 +67,7 @@ def contract_topics(robot: RobotSpec, *, image_late_s: float, state_late_s: floa
             required=True,
             stamped=True,
             late_s=state_late_s,
+            lead_s=lead_s,
         ),
         RecordedTopic(
             role="command",

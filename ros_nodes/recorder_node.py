@@ -26,6 +26,7 @@ from ros_nodes.parameters import declare, param
 from ros_nodes.recorded_topics import RecordedTopic, contract_topics, message_type
 from ros_nodes.recording import RecorderSettings, Recording
 from ros_nodes.spinning import run
+from ros_nodes.timing import reception
 from ros_nodes.topics import load_robot_of
 from wam.robot import robot_file
 
@@ -129,6 +130,8 @@ class RecorderNode(Node):
         if failure and failure != self._failure:
             self.get_logger().error(failure)
         self._failure = failure
+        for problem in self._recording.problems():
+            self.get_logger().error(f"recording what cannot be converted: {problem}", throttle_duration_sec=5.0)
 
     def _health(self) -> Health:
         values = self._recording.values()
@@ -137,6 +140,9 @@ class RecorderNode(Node):
         if values["overflowed"]:
             text = f"{values['overflowed']} messages did not fit into the queue to the disk: it is too slow"
             return Health(level=ERROR, message=text, values=values)
+        problems = self._recording.problems()
+        if problems:
+            return Health(level=ERROR, message=f"recording what cannot be converted: {problems[0]}", values=values)
         return Health(message="recording" if self._recording.active else "idle", values=values)
 
 
@@ -166,16 +172,9 @@ class _Stream:
 
 
 def _received(node: Node, recording: Recording, role: str, data: bytes, info: Any) -> None:
-    """Takes a message at the time DDS got it, which may be earlier than now when this process was busy."""
-    now_ns, system_ns = node.get_clock().now().nanoseconds, time.time_ns()
-    waited_ns = max(0, system_ns - info["received_timestamp"]) if info["received_timestamp"] else 0
-    recording.saw(
-        role,
-        data,
-        now=time.monotonic() - waited_ns * 1e-9,
-        received_ns=now_ns - waited_ns,
-        sequence=info["publication_sequence_number"],
-    )
+    arrived = reception(node, info)
+    sequence = info["publication_sequence_number"]
+    recording.saw(role, data, now=arrived.now, received_ns=arrived.robot_ns, sequence=sequence)
 
 
 def _first_profile(topic: RecordedTopic) -> QoSProfile:

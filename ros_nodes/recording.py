@@ -109,9 +109,8 @@ class Recording:
             return False, f"an episode is being recorded already ({self._writer.partial.name}): stop or discard it."
         troubles = [text for watch in self.watches.values() if (text := watch.trouble(now, self._settings.fresh_s))]
         if troubles:
-            return False, f"not recording, because {len(troubles)} required streams are not alive: " + "; ".join(
-                troubles
-            )
+            why = f"not recording, because {len(troubles)} required streams are not alive or usable: "
+            return False, why + "; ".join(troubles)
         problem = check_folder(self._settings.folder, min_free_bytes=self._settings.min_free_bytes)
         if problem:
             return False, f"not recording: {problem}."
@@ -157,6 +156,12 @@ class Recording:
         writer = self._writer
         return _lost(writer.partial, writer.error) if writer is not None and writer.error is not None else ""
 
+    def problems(self) -> list[str]:
+        """What the running episode holds that cannot be converted, one sentence per stream."""
+        if self._writer is None:
+            return []
+        return [watch.complaint() for watch in self.watches.values() if watch.unusable]
+
     def values(self) -> dict[str, object]:
         """Numbers for diagnostics: state, sizes, and count/lost/missing/late of every stream."""
         writer = self._writer
@@ -171,6 +176,7 @@ class Recording:
         for role, watch in self.watches.items():
             numbers[role] = f"{watch.count}/{watch.lost}/{watch.missing}/{watch.late}"
         numbers["overflowed"] = sum(watch.overflowed for watch in self.watches.values())
+        numbers["unusable"] = sum(watch.unusable for watch in self.watches.values())
         return numbers
 
     def _store(self, watch: StreamWatch, data: bytes, arrival: Arrival) -> None:
@@ -240,6 +246,7 @@ class Recording:
             "messages": sum(watch.count - watch.overflowed for watch in self.watches.values()),
             "lost": sum(watch.lost or 0 for watch in self.watches.values()),
             "overflowed": sum(watch.overflowed for watch in self.watches.values()),
+            "problems": [watch.complaint() for watch in self.watches.values() if watch.unusable],
             "queue_most_bytes": writer.most_waiting,
             "streams": streams,
         }
@@ -256,9 +263,10 @@ def _lost(partial: Path, error: OSError) -> str:
 
 
 def _counts(summary: Mapping[str, Any]) -> str:
+    unusable = "".join(f"; cannot be converted: {problem}" for problem in summary["problems"])
     return (
         f"{summary['messages']} messages in {summary['duration_s']:.1f} s, {summary['lost']} lost, "
-        f"{summary['overflowed']} overflowed, {summary['bytes'] / 1e6:.1f} MB"
+        f"{summary['overflowed']} overflowed, {summary['bytes'] / 1e6:.1f} MB{unusable}"
     )
 
 

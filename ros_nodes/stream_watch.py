@@ -1,8 +1,9 @@
 """What is known of one recorded stream: is it alive, and what is missing or late in it. No ROS, no clock.
 
-Three signs that a recording is not what it seems: *lost* messages were published but never arrived (a gap in the
+Four signs that a recording is not what it seems: *lost* messages were published but never arrived (a gap in the
 publisher's sequence numbers); *missing* ones were never published (a gap in the stamps of a stream with a known rate,
-as when a camera driver drops a frame); *late* ones arrived long after their stamp.
+as when a camera driver drops a frame); *late* ones arrived long after their stamp; *unusable* ones are stored and
+cannot be converted. A clock that leads (``policy.clock_lead``) makes a whole stream unusable.
 """
 
 import math
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policy.clock_lead import ClockLead, lead_sentence
+from policy.wire import UNSTAMPED, unstamped
 from ros_nodes.recorded_topics import RecordedTopic
 
 __all__ = ["Arrival", "StreamWatch"]
@@ -38,6 +41,8 @@ class StreamWatch:
 
     def __init__(self, topic: RecordedTopic) -> None:
         self.topic = topic
+        self._lead = ClockLead(topic.lead_s)
+        self._wrong = ""  # why the newest message cannot be converted
         self.last: Arrival | None = None  # newest message, whether recorded or not
         self.publishers = 0  # how many there are now
         self.begin()
@@ -49,16 +54,27 @@ class StreamWatch:
         self.missing = 0
         self.late = 0
         self.overflowed = 0  # arrived, but the queue to the disk was full
+        self.unusable = 0
+        self.problem = ""  # why the first unusable message cannot be converted
         self._first: Arrival | None = None
         self._previous: Arrival | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCY_SAMPLES)
 
-    def saw(self, arrival: Arrival, *, counted: bool) -> None:
-        """Takes note of a message; ``counted`` when it belongs to the running episode."""
+    def saw(self, arrival: Arrival, *, counted: bool, unusable: str = "") -> None:
+        """Takes note of a message.
+
+        Args:
+            arrival: What came with it.
+            counted: It belongs to the running episode.
+            unusable: Why its content cannot be converted; empty when it can.
+        """
         self.last = arrival
+        self._wrong = self._wrong_stamp(arrival) or unusable
         if not counted:
             return
         self.count += 1
+        self.unusable += bool(self._wrong)
+        self.problem = self.problem or self._wrong
         self._first = self._first or arrival
         if self._previous is not None:
             self._note_gaps(self._previous, arrival)
@@ -83,12 +99,17 @@ class StreamWatch:
         age = now - self.last.now
         if age > fresh_s:
             return f"{self.topic.topic} ({self.topic.role}): last message {age:.2f} s ago"
+        if self._wrong:
+            return f"{self.topic.topic} ({self.topic.role}): {self._wrong}"
         if self.topic.late_s and self.last.stamp_ns is not None:
             latency = (self.last.received_ns - self.last.stamp_ns) * 1e-9
-            if latency > fresh_s or latency < -fresh_s:
-                side = "in the past" if latency > 0 else "in the future"
-                return f"{self.topic.topic} ({self.topic.role}): stamps lie {abs(latency):.2f} s {side}, clocks differ"
+            if latency > fresh_s:
+                return f"{self.topic.topic} ({self.topic.role}): stamps lie {latency:.2f} s in the past, clocks differ"
         return ""
+
+    def complaint(self) -> str:
+        """What was recorded of it in this episode that cannot be converted."""
+        return f"{self.unusable} of {self.count} messages of {self.topic.topic} ({self.topic.role}): {self.problem}"
 
     def summary(self) -> dict[str, object]:
         """Counts, rate and latency of the episode, for its summary file."""
@@ -100,8 +121,20 @@ class StreamWatch:
             "missing": self.missing,
             "late": self.late,
             "overflowed": self.overflowed,
+            **({"unusable": self.unusable, "problem": self.problem} if self.unusable else {}),
             **self._latency(),
         }
+
+    def _wrong_stamp(self, arrival: Arrival) -> str:
+        """Why the stamps of the stream cannot be used, as far as they are judged."""
+        if arrival.stamp_ns is None or self.topic.latched:
+            return ""
+        if unstamped(arrival.stamp_ns):
+            return UNSTAMPED
+        if not self.topic.lead_s:
+            return ""
+        self._lead.add(arrival.stamp_ns * 1e-9, arrival.received_ns * 1e-9)
+        return lead_sentence(self.topic.role, self._lead) if self._lead.refused else ""
 
     def _note_gaps(self, before: Arrival, arrival: Arrival) -> None:
         if self.publishers > 1:

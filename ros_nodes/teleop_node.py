@@ -19,7 +19,8 @@ from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from policy.wire import positions_by_name
+from policy.joint_states import JointStates
+from policy.wire import stamp_seconds
 from ros_nodes import qos
 from ros_nodes.diagnostics import WARN, DiagnosticsReporter, Health
 from ros_nodes.errors import ParameterError
@@ -58,6 +59,8 @@ class TeleopNode(Node):
         self._keyboard: KeyboardSource | None = None
         self._joy: JoySource | None = None
         self._measured: tuple[np.ndarray, float] | None = None
+        robot = self._robot
+        self._joints = JointStates(robot.action_names, robot.safety.state_age_s, robot.state_topic)
         self._sent = 0
         self._problem = ""
         self._waiting: dict[str, Any] = {}  # service calls under way
@@ -170,13 +173,12 @@ class TeleopNode(Node):
 
     def _on_state(self, message: JointState) -> None:
         try:
-            positions = positions_by_name(
-                message.name, message.position, self._robot.action_names, self._robot.state_topic
-            )
+            state = self._joints.add(message.name, message.position, stamp_seconds(message.header.stamp))
         except ValueContractError as error:
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
-        self._measured = (positions, time.monotonic())
+        if state is not None:
+            self._measured = (state[1], time.monotonic())
 
     def _on_joy(self, message: Joy) -> None:
         assert self._joy is not None

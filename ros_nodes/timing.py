@@ -1,10 +1,41 @@
-"""How well a loop keeps its time: lateness and jitter of ticks, and how old an observation is when it moves the arm."""
+"""How well a loop keeps its time, how old an observation is when it moves the arm, and when a message arrived."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rclpy.clock import ROSClock
+from rclpy.node import Node
 
 from ros_nodes.diagnostics import Window
 
-__all__ = ["ChunkClock", "TickTimes"]
+__all__ = ["ChunkClock", "Reception", "TickTimes", "reception"]
 
 REMEMBERED_CHUNKS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reception:
+    """When a message arrived."""
+
+    now: float  # steady time [s]
+    robot_ns: int  # robot time [ns]
+
+
+def reception(node: Node, info: Mapping[str, int]) -> Reception:
+    """When DDS got the message of this callback, which is earlier than now where this process was busy.
+
+    Args:
+        node: Whose clock is robot time.
+        info: What rclpy passes beside the message.
+    """
+    robot_ns, system_ns = node.get_clock().now().nanoseconds, time.time_ns()
+    received_ns = info["received_timestamp"]
+    waited_ns = max(0, system_ns - received_ns) if received_ns else 0
+    # How far /clock went meanwhile nobody knows, and an arrival must not be put before it was
+    clock = node.get_clock()
+    simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
+    return Reception(now=time.monotonic() - waited_ns * 1e-9, robot_ns=robot_ns - (0 if simulated else waited_ns))
 
 
 class TickTimes:

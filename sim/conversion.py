@@ -45,7 +45,9 @@ class ConvertedFile:
     ticks: int = 0  # control steps in it
     frames: int = 0  # of them in the dataset
     episodes: int = 0  # pieces in the dataset
-    dropped: Counter[str] = field(default_factory=Counter)  # reason -> control steps
+    dropped: Counter[str] = field(default_factory=Counter)  # reason without its numbers -> control steps
+    examples: dict[str, str] = field(default_factory=dict)  # the same -> the first of these reasons, with its numbers
+    notes: list[str] = field(default_factory=list)  # what in the file could not be used, one sentence each
 
     def to_dict(self) -> dict[str, object]:
         """Returns JSON data."""
@@ -57,7 +59,17 @@ class ConvertedFile:
             "frames": self.frames,
             "episodes": self.episodes,
             "dropped": dict(self.dropped.most_common()),
+            "notes": self.notes,
         }
+
+    def drop(self, category: str, reason: str, steps: int = 1) -> None:
+        """Counts control steps that are not in the dataset."""
+        self.dropped[category] += steps
+        self.examples.setdefault(category, reason)
+
+    def reasons(self) -> list[tuple[int, str]]:
+        """How many control steps were dropped and why, most first; the numbers of a reason are those of its first."""
+        return [(count, self.examples[category]) for category, count in self.dropped.most_common()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +139,7 @@ class _Conversion:
             files.append(self._read(header))
             progress(files[-1])
         if not self._records:
-            reasons = sum((file.dropped for file in files), Counter())
-            most = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
-            raise SimError(f"nothing usable in {len(files)} recordings: {sum(f.ticks for f in files)} ticks, {most}.")
+            raise SimError(_nothing_usable(files))
         root = self._config.partial_folder / "dataset"
         with DatasetRecorder(root, self._robot, self._spool, self._codec) as recorder:
             for record in self._records:
@@ -154,13 +164,14 @@ class _Conversion:
         file = ConvertedFile(path=header.path, started=header.started, finished=header.finished)
         piece: Piece | None = None
         try:
-            for tick in ticks(header, recording.messages(), self._config.tick_settings()):
+            settings = self._config.tick_settings()
+            for tick in ticks(header, recording.messages(), settings, notes=file.notes):
                 file.ticks += 1
                 if piece is not None and not piece.continued_by(tick):
                     self._keep(piece, file)
                     piece = None
                 if tick.reason:
-                    file.dropped[tick.category] += 1
+                    file.drop(tick.category, tick.reason)
                 else:
                     piece = piece or Piece(self._robot, self._fps, self._codec)
                     piece.add(tick)
@@ -171,14 +182,20 @@ class _Conversion:
                 piece.close()
         file.finished &= not recording.truncated
         if recording.truncated:
-            logger.warning("%s was not finished by its recorder: converted up to its last whole chunk.", header.path)
+            logger.warning(
+                "%s was not finished by its recorder, or lost its end: converted up to its last whole chunk.",
+                header.path,
+            )
+        for note in file.notes:
+            logger.warning("%s: %s", header.path, note)
         return file
 
     def _keep(self, piece: Piece, file: ConvertedFile) -> None:
         """Spools one piece, unless it is too short."""
         steps = len(piece.actions)
         if steps < self._config.min_seconds * self._fps:
-            file.dropped[f"in a piece shorter than {self._config.min_seconds:g} s"] += steps
+            reason = f"in a piece shorter than {self._config.min_seconds:g} s"
+            file.drop(reason, reason, steps)
             piece.close()
             return
         videos, statistics = piece.encoded()
@@ -219,6 +236,16 @@ class _Conversion:
             },
             versions={"wam": wam.__version__, **{name: version(name) for name in ("av", "lerobot", "mcap", "numpy")}},
         )
+
+
+def _nothing_usable(files: Sequence[ConvertedFile]) -> str:
+    total, examples = Counter[str](), dict[str, str]()
+    for file in files:
+        total += file.dropped
+        examples |= file.examples
+    most = "; ".join(f"{count} × {examples[category]}" for category, count in total.most_common(3))
+    notes = "".join(f" {file.path.name}: {note}." for file in files[:3] for note in file.notes[:3])
+    return f"nothing usable in {len(files)} recordings: {sum(f.ticks for f in files)} ticks, {most}.{notes}"
 
 
 def _check_one_robot(headers: Sequence[RecordingHeader]) -> None:

@@ -27,7 +27,8 @@ def summary(result: Converted) -> str:
     for file in result.files:
         unfinished = "" if file.finished else ", unfinished"
         lines.append(f"  {file.path.name}{unfinished}: {file.frames} of {file.ticks} ticks, {file.episodes} episodes")
-        lines += [f"    dropped {count}: {reason}" for reason, count in file.dropped.most_common()]
+        lines += [f"    dropped {count}: {reason}" for count, reason in file.reasons()]
+        lines += [f"    {note}" for note in file.notes]
     total = sum((file.dropped for file in result.files), Counter())
     lines.append(f"details:  {meta_path(result.out)}")
     lines.append(f"dropped:  {total.total()} of {sum(file.ticks for file in result.files)} ticks")

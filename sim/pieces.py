@@ -23,6 +23,8 @@ class Piece:
     """
 
     def __init__(self, robot: RobotSpec, fps: int, codec: VideoCodec) -> None:
+        self._longest_ns = round(1.5e9 / fps)  # between two ticks
+        self._last_ns = 0
         self._encoders = {name: VideoEncoder(fps, codec) for name in robot.camera_names}
         self._statistics = {name: PixelStatistics() for name in robot.camera_names}
         self._proprio: list[np.ndarray] = []
@@ -32,9 +34,11 @@ class Piece:
         self.success: bool | None = None
 
     def continued_by(self, tick: Tick) -> bool:
-        """Whether a tick goes on with this piece: usable, of the same scene and with the same instruction."""
+        """Whether a tick goes on with this piece: usable, the next, of the same scene, with the same instruction."""
         observation = tick.observation
-        return observation is not None and (observation.task, tick.scene) == (self.task, self._scene)
+        if observation is None or not 0 < tick.time_ns - self._last_ns <= self._longest_ns:
+            return False
+        return (observation.task, tick.scene) == (self.task, self._scene)
 
     def add(self, tick: Tick) -> None:
         """Appends a usable tick."""
@@ -47,6 +51,7 @@ class Piece:
         self._proprio.append(observation.proprio)
         self._stamps.append(observation.stamp)
         self.actions.append(tick.action)
+        self._last_ns = tick.time_ns
         self.task, self._scene, self.success = observation.task, tick.scene, tick.success
 
     def encoded(self) -> tuple[dict[str, bytes], dict[str, dict[str, list[float]]]]:

@@ -4,25 +4,24 @@ A file is read from the front, record by record, so one whose recorder was kille
 chunk. Messages come in the order they arrived at the recorder.
 """
 
-import io
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
+from sim.mcap_records import damaged, whole_records
 from wam.errors import DatasetError, RobotSpecError
 from wam.robot import RobotSpec
 
-__all__ = ["PARTIAL_SUFFIX", "RecordedMessage", "Recording", "RecordingHeader", "read_header", "whole_records"]
+__all__ = ["PARTIAL_SUFFIX", "RecordedMessage", "Recording", "RecordingHeader", "read_header"]
 
 METADATA_NAME = "wam.recording"  # metadata record in front of all messages
 FORMAT = "1"
 PARTIAL_SUFFIX = ".partial.mcap"  # of a file that its recorder did not finish
-MAGIC = b"\x89MCAP0\r\n"
-FRAME_BYTES = 9  # opcode and length in front of every record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,28 +65,49 @@ class Recording:
         """Decodes every message of a known role, in order of arrival.
 
         Raises:
-            DatasetError: A chunk is damaged: its checksum is wrong.
+            DatasetError: The file is damaged.
         """
+        from mcap.exceptions import McapError
         from mcap.records import Channel, DataEnd, Message, Schema
-        from mcap_ros2.decoder import DecoderFactory
 
-        factory = DecoderFactory()
-        schemas: dict[int, Schema] = {}
-        channels: dict[int, Channel] = {}
+        decoder = _Decoder()
         self.truncated = True  # until the end is seen
         for record in whole_records(self.header.path):
             if isinstance(record, DataEnd):
                 self.truncated = False
             elif isinstance(record, Schema):
-                schemas[record.id] = record
+                decoder.schemas[record.id] = record
             elif isinstance(record, Channel):
-                channels[record.id] = record
+                decoder.channels[record.id] = record
             elif isinstance(record, Message):
-                channel = channels[record.channel_id]
-                role = self.header.roles.get(channel.topic)
-                decode = factory.decoder_for(channel.message_encoding, schemas[channel.schema_id])
-                if role is not None and decode is not None:
-                    yield RecordedMessage(role=role, log_ns=record.log_time, message=decode(record.data))
+                try:
+                    role = self.header.roles.get(decoder.topic(record))
+                    message = None if role is None else decoder.decode(record)
+                except (McapError, ValueError, LookupError, EOFError, TypeError, struct.error) as error:
+                    raise damaged(self.header.path, f"a message that cannot be decoded: {error!r}") from error
+                if role is not None and message is not None:
+                    yield RecordedMessage(role=role, log_ns=record.log_time, message=message)
+
+
+class _Decoder:
+    """Knows the channels and message definitions so far."""
+
+    def __init__(self) -> None:
+        from mcap_ros2.decoder import DecoderFactory
+
+        self._factory = DecoderFactory()
+        self.schemas: dict[int, Any] = {}
+        self.channels: dict[int, Any] = {}
+
+    def topic(self, record: Any) -> str:
+        """On which topic a message came."""
+        return self.channels[record.channel_id].topic
+
+    def decode(self, record: Any) -> Any:
+        """The message, or None where its encoding is none of ROS 2."""
+        channel = self.channels[record.channel_id]
+        decode = self._factory.decoder_for(channel.message_encoding, self.schemas[channel.schema_id])
+        return None if decode is None else decode(record.data)
 
 
 def read_header(path: Path) -> RecordingHeader:
@@ -107,16 +127,6 @@ def read_header(path: Path) -> RecordingHeader:
     )
 
 
-def whole_records(path: Path) -> Iterator[Any]:
-    """Records of the data section in order, those inside chunks one by one, up to the last one that is all there.
-
-    Raises:
-        DatasetError: No MCAP file, or a chunk whose checksum is wrong.
-    """
-    for opcode, content in _frames(path):
-        yield from _parsed(path, opcode, content)
-
-
 def _header(path: Path, data: Mapping[str, str]) -> RecordingHeader:
     if data.get("format") != FORMAT:
         raise DatasetError(
@@ -125,62 +135,14 @@ def _header(path: Path, data: Mapping[str, str]) -> RecordingHeader:
         )
     try:
         robot = RobotSpec.from_dict(yaml.safe_load(data["robot"]), source=f"robot in {path}")
-        topics = json.loads(data["topics"])
-    except (KeyError, yaml.YAMLError, json.JSONDecodeError, RobotSpecError) as error:
+        roles = {str(topic): str(role) for role, topic in json.loads(data["topics"]).items()}
+    except (KeyError, ValueError, TypeError, AttributeError, yaml.YAMLError, RobotSpecError) as error:
         raise DatasetError(f"{path} says nothing usable about its robot or topics ({error}): leave it out.") from error
     return RecordingHeader(
         path=path,
         robot=robot,
         calibration_hash=data.get("calibration_hash", ""),
         task=data.get("task", ""),
-        roles={topic: role for role, topic in topics.items()},
+        roles=roles,
         started=data.get("started", ""),
     )
-
-
-def _frames(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Opcode and content of every whole record; ends where the file does, in the middle of a record or not."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            if stream.read(len(MAGIC)) != MAGIC:
-                raise DatasetError(f"{path} is not an MCAP file: only recordings made by the recorder are converted.")
-            while frame := _frame(stream, size):
-                yield frame
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error.strerror}).") from error
-
-
-def _frame(stream: IO[bytes], size: int) -> tuple[int, bytes] | None:
-    head = stream.read(FRAME_BYTES)
-    if len(head) < FRAME_BYTES:
-        return None
-    length = int.from_bytes(head[1:], "little")
-    if length > size - stream.tell():
-        return None
-    return head[0], stream.read(length)
-
-
-def _parsed(path: Path, opcode: int, content: bytes) -> Iterator[Any]:
-    from mcap.data_stream import ReadDataStream
-    from mcap.opcode import Opcode
-    from mcap.records import Channel, Chunk, DataEnd, Message, Metadata, Schema
-    from mcap.stream_reader import CRCValidationError, breakup_chunk
-
-    stream = ReadDataStream(io.BytesIO(content))
-    if opcode == Opcode.CHUNK:
-        try:
-            yield from breakup_chunk(Chunk.read(stream), validate_crc=True)
-        except (CRCValidationError, EOFError, RuntimeError) as error:
-            raise DatasetError(f"{path} is damaged ({error}): copy it again, or leave it out.") from error
-    elif opcode == Opcode.MESSAGE:
-        yield Message.read(stream, len(content))
-    else:
-        kinds: dict[int, Any] = {
-            Opcode.SCHEMA: Schema,
-            Opcode.CHANNEL: Channel,
-            Opcode.METADATA: Metadata,
-            Opcode.DATA_END: DataEnd,
-        }
-        if opcode in kinds:
-            yield kinds[opcode].read(stream)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from policy.alignment import ObservationBuffer
-from policy.wire import command_by_name, positions_by_name, rgb_from_image, stamp_seconds
+from policy.wire import command_by_name, rgb_from_image, stamp_seconds
+from sim.recorded_time import REORDER_NS, Jump, RecordedTime
 from sim.recordings import RecordedMessage, RecordingHeader
 from wam.errors import ValueContractError
 from wam.spec import Observation
@@ -27,7 +28,6 @@ from wam.spec import Observation
 __all__ = ["RUNNING", "Tick", "TickSettings", "ticks"]
 
 NANO = 1_000_000_000
-REORDER_NS = NANO // 2  # messages of different topics reach the file at most this much out of order
 RUNNING = {"teleop": ("RUN_TELEOP",), "policy": ("RUN_POLICY",), "both": ("RUN_TELEOP", "RUN_POLICY")}
 
 
@@ -65,6 +65,7 @@ def ticks(
     settings: TickSettings,
     *,
     times_ns: Sequence[int] | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[Tick]:
     """Replays a recording at the control rate of its robot, from its first message to its last.
 
@@ -73,14 +74,20 @@ def ticks(
         messages: Its messages, in the order of the file.
         settings: What makes a tick usable.
         times_ns: Robot times of other ticks, increasing [ns], such as those of a policy that ran meanwhile.
+        notes: Gets a sentence, at the end, for whatever in the recording could not be used.
     """
-    replay = _Replay(header, settings, times_ns)
-    for message in _in_order(messages):
-        replay.advance(message.log_ns)
-        replay.take(message)
+    replay, time = _Replay(header, settings, times_ns), RecordedTime()
+    for item in _in_order(time.follow(messages)):
+        if isinstance(item, Jump):
+            replay.jump()
+        else:
+            replay.advance(item.log_ns)
+            replay.take(item)
         yield from replay.finished()
-    replay.end()
+    replay.end("the recording ended before the step did")
     yield from replay.finished()
+    if notes is not None:
+        notes += [*time.notes(), *replay.notes()]
 
 
 class _Replay:
@@ -93,6 +100,7 @@ class _Replay:
         self._guard = self._scene = ""
         self._success: bool | None = None
         self._errors: dict[str, str] = {}  # role -> why its last message could not be used
+        self._unusable: dict[str, tuple[int, str]] = {}  # role -> how many could not, and why the last one
         self._command: tuple[int, np.ndarray] | None = None  # the newest, with its time [ns]
         self._waiting: deque[Tick] = deque()
         self._finished: list[Tick] = []
@@ -121,29 +129,50 @@ class _Replay:
             self._take(recorded)
         except ValueContractError as error:
             self._errors[recorded.role] = str(error)
+            self._unusable[recorded.role] = self._unusable.get(recorded.role, (0, ""))[0] + 1, str(error)
 
     def finished(self) -> list[Tick]:
         """Takes out the ticks about which nothing can change any more, in order."""
         done, self._finished = self._finished, []
         return done
 
-    def end(self) -> None:
-        """No message comes after the last one."""
+    def jump(self) -> None:
+        """Robot time goes on elsewhere: nothing is known of it yet, and ticks begin anew."""
+        self.end("the robot's clock jumped during the step")
+        self._buffer.clear()
+        self._command = None
+        if self._times is None:
+            self._count = 0
+
+    def end(self, reason: str) -> None:
+        """No message completes the ticks that wait."""
         while self._waiting:
-            self._drop("the recording ended before the step did")
+            self._drop(reason)
+
+    def notes(self) -> list[str]:
+        """What could not be used, one sentence per stream."""
+        unusable = dict(self._unusable)
+        for key, counts in self._buffer.counts.items():
+            if counts.malformed:
+                unusable[key] = counts.malformed, self._buffer.refused[key]
+            elif counts.late or counts.out_of_order:
+                unusable[key] = counts.late + counts.out_of_order, "they are stamped before ones that came earlier"
+        return [f"{count} messages of {key} were not used: {reason}" for key, (count, reason) in unusable.items()]
 
     def _take(self, recorded: RecordedMessage) -> None:
         role, message = recorded.role, recorded.message
         kind, _, camera = role.partition("/")
         if kind == "image":
-            self._buffer.add_image(camera, stamp_seconds(message.header.stamp), rgb_from_image(message))
+            stamp, received = stamp_seconds(message.header.stamp), recorded.log_ns / NANO
+            self._buffer.add_image(camera, stamp, rgb_from_image(message), received=received)
         elif role == "state":
-            proprio = positions_by_name(message.name, message.position, self._robot.action_names, role)
-            self._buffer.add_state(stamp_seconds(message.header.stamp), proprio)
+            stamp, received = stamp_seconds(message.header.stamp), recorded.log_ns / NANO
+            self._buffer.add_joint_state(message.name, message.position, stamp, received=received)
         elif role == "command":
             command = command_by_name(message, self._robot.action_names, role)
-            self._complete(recorded.log_ns, command)
-            self._command = (recorded.log_ns, command)
+            if self._command is None or recorded.log_ns >= self._command[0]:
+                self._complete(recorded.log_ns, command)
+                self._command = (recorded.log_ns, command)
         elif role == "guard":
             self._guard = _value(message, "state")
         elif role == "task" and not self._settings.task:
@@ -191,10 +220,15 @@ class _Replay:
         self._finished.append(dataclasses.replace(tick, observation=None, reason=tick.reason or reason))
 
 
-def _in_order(messages: Iterable[RecordedMessage]) -> Iterator[RecordedMessage]:
+def _in_order(messages: Iterable[RecordedMessage | Jump]) -> Iterator[RecordedMessage | Jump]:
     """Sorts by time of arrival: a recorder takes messages topic by topic, so neighbours may have changed places."""
     heap: list[tuple[int, int, RecordedMessage]] = []
     for number, message in enumerate(messages):
+        if isinstance(message, Jump):
+            while heap:
+                yield heapq.heappop(heap)[2]
+            yield message
+            continue
         heapq.heappush(heap, (message.log_ns, number, message))
         while heap[0][0] < message.log_ns - REORDER_NS:
             yield heapq.heappop(heap)[2]

@@ -54,6 +54,7 @@ class FakeRobot:
         self.offset = np.zeros_like(HOME)  # what the encoders add to where the arm is
         self.names = list(NAMES)  # in the order they are published; unknown ones are 0
         self.states_on = True
+        self.two_messages = False  # the last axis comes in a message of its own
         self.obeys = True  # goes where it is told
         self.sent: list[float] = []  # steady times of its joint states [s]
         self.clock_shift = 0.0  # robot time minus system time [s]; only with ``clock`` does anybody notice
@@ -95,8 +96,9 @@ class FakeRobot:
             self._clock.publish(ClockMessage(clock=messages.to_time(now)))
         if self.states_on:
             measured = dict(zip(NAMES, self.positions + self.offset, strict=True))
-            values = np.array([measured.get(name, 0.0) for name in self.names])
-            self._states.publish(messages.joint_state(self.names, values, messages.to_time(now)))
+            for names in (self.names[:-1], self.names[-1:]) if self.two_messages else (self.names,):
+                values = np.array([measured.get(name, 0.0) for name in names])
+                self._states.publish(messages.joint_state(names, values, messages.to_time(now)))
             self.sent.append(time.monotonic())
 
     def _publish_images(self) -> None:
@@ -104,7 +106,8 @@ class FakeRobot:
         for camera in ROBOT.cameras:
             if not self.camera_on[camera.name]:
                 continue
-            stamp = self.frozen_stamp[camera.name] or self.now() - self.camera_delay[camera.name]
+            frozen = self.frozen_stamp[camera.name]
+            stamp = self.now() - self.camera_delay[camera.name] if frozen is None else frozen
             shade = 7 if self.frozen_pixels[camera.name] else self._frame % 256
             rgb = np.full((camera.height_px, camera.width_px, 3), shade, dtype=np.uint8)
             image = messages.rgb_image(rgb, messages.to_time(stamp), camera.frame_id)

@@ -224,16 +224,25 @@ def test_the_node_stores_what_is_on_the_graph(tmp_path: Path) -> None:
         assert not refused.success
         assert "has given no picture yet" in refused.message
 
-        published = 0
+        published, stamps = 0, False
 
         def publish() -> None:
             nonlocal published
             published += 1
-            stamp = graph.node.get_clock().now().to_msg()
+            stamp = graph.node.get_clock().now().to_msg() if stamps else messages.to_time(0.0)
             images.publish(messages.rgb_image(picture(77), stamp, "front_optical"))
             states.publish(messages.joint_state([*NAMES, "gripper"], np.arange(7) / 10, stamp))
 
         graph.node.create_timer(0.02, publish)
+        told: list[str] = []
+
+        def both_drivers_are_told() -> bool:
+            told.append(graph.call("calibration/capture").message)
+            return told[-1].count("the driver publishes header.stamp 0") == 2
+
+        graph.until(both_drivers_are_told, "a capture says that neither driver stamps")
+        assert "/front/image_raw: the driver" in told[-1]
+        stamps = True
 
         def received(count: int) -> bool:
             if not reports.items:

@@ -1,8 +1,8 @@
 """Recordings → dataset: what a policy would have seen, what was commanded, and what is refused or dropped."""
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,100 +14,18 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mcap_ros2")
 
-from ros_nodes.episode_file import EpisodeFile, StoredMessage
-from ros_nodes.recorded_topics import contract_topics, schema_text
 from sim import convert as command
 from sim.conversion import convert
 from sim.convert_config import ConvertConfig
 from sim.errors import SimError
 from sim.recordings import Recording, read_header
-from sim.ticks import Tick, TickSettings, ticks
+from sim.ticks import TickSettings, ticks
 from tests import wire_messages as wire
+from tests.recorded_scenes import IMAGE_DELAY_MS, MS, ROBOT, START, Event, picture, replay, scene, stamp_ns, write
 from wam.dataset import load_episodes
 from wam.dataset_check import check_dataset
 from wam.errors import ConfigError, DatasetError
-from wam.robot import RobotSpec, load_robot, robot_file
-
-ROBOT = load_robot("sim6")
-NAMES = ROBOT.action_names
-TOPICS = {topic.role: topic for topic in contract_topics(ROBOT, image_late_s=0.15, state_late_s=0.1)}
-START = 1_700_000_000  # robot time at which every recording here begins [s]
-MS = 1_000_000
-IMAGE_DELAY_MS = 20  # from stamp to arrival
-
-
-@dataclass(frozen=True)
-class Event:
-    """A message on its way into a file."""
-
-    at_ms: float  # arrival, after START
-    role: str
-    data: bytes
-
-
-def picture(number: int) -> np.ndarray:
-    """A frame that shows its number."""
-    return np.full((96, 96, 3), 40 + 3 * (number % 60), dtype=np.uint8)
-
-
-def scene(seconds: float, *, guard: str = "RUN_TELEOP", task: str = "wave", images: bool = True) -> list[Event]:
-    """A robot whose joint 'yaw' is at t - START, commanded 5 ms ahead of it; cameras show their frame's number."""
-    events = [Event(0, "task", wire.text(task))] if task else []
-    for number in range(int(seconds * 100)):
-        ms = number * 10
-        events.append(Event(ms + 1, "state", wire.joint_state(_ns(ms), NAMES[::-1], [0.0] * 6 + [ms / 1e3])))
-    for number in range(int(seconds * 50)):
-        ms = number * 20 + 7
-        events.append(Event(ms, "command", wire.forward_command(NAMES, [ms / 1e3] + [0.0] * 6)))
-        events.append(Event(ms, "guard", wire.status("guard", state=guard)))
-    for number in range(int(seconds * 30) if images else 0):
-        ms = number * 1000 / 30
-        for camera in ROBOT.camera_names:
-            data = wire.image(_ns(ms), picture(number))
-            events.append(Event(ms + IMAGE_DELAY_MS, f"image/{camera}", data))
-    return sorted(events, key=lambda event: event.at_ms)
-
-
-def _ns(ms: float) -> int:
-    return START * 1_000 * MS + round(ms * MS)
-
-
-def write(
-    path: Path,
-    events: list[Event],
-    *,
-    robot_text: str = "",
-    finish: bool = True,
-    namespace: str = "",
-    **metadata: str,
-) -> Path:
-    """Writes a recording as the recorder does; returns where it is."""
-    names = {role: f"{namespace}/{topic.topic}" for role, topic in TOPICS.items() if topic.topic[0] != "/"}
-    names |= {role: topic.topic for role, topic in TOPICS.items() if topic.topic[0] == "/"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    described = {
-        "format": "1",
-        "robot": robot_text or robot_file("sim6").read_text(),
-        "fingerprint": ROBOT.fingerprint(),
-        "calibration_hash": "",
-        "task": "",
-        "topics": json.dumps(names),
-        "started": "2023-11-14T22:13:20.000+00:00",
-    }
-    channels = {role: (names[role], topic.type_name, schema_text(topic.type_name)) for role, topic in TOPICS.items()}
-    file = EpisodeFile(path.parent, int(path.name.split("_")[1][:6]), metadata=described | metadata, channels=channels)
-    for number, event in enumerate(events):
-        arrived = _ns(event.at_ms)
-        file.write(StoredMessage(role=event.role, data=event.data, log_ns=arrived, publish_ns=arrived, sequence=number))
-    if finish:
-        return file.finish({})
-    file.flush()
-    return file.partial
-
-
-def replay(path: Path, **options: Any) -> list[Tick]:
-    header = read_header(path)
-    return list(ticks(header, Recording(header).messages(), TickSettings(**options)))
+from wam.robot import RobotSpec, robot_file
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +48,7 @@ def test_a_tick_sees_what_had_arrived_and_gets_the_command_at_its_end(folder):
     found = [tick for tick in replay(folder / "episode_000000.mcap") if not tick.reason]
     assert len(found) == 28  # 3 s at 10 Hz, less the ends
     for tick in found:
-        t_ms = (tick.time_ns - _ns(0)) / MS
+        t_ms = (tick.time_ns - stamp_ns(0)) / MS
         frame = int((t_ms - IMAGE_DELAY_MS) * 30 / 1000 + 1e-6)
         assert tick.stamps["observation.images.front"] == pytest.approx(START + frame / 30, abs=1e-6)
         assert (tick.observation.images["front"] == picture(frame)).all()
@@ -142,7 +60,7 @@ def test_a_tick_sees_what_had_arrived_and_gets_the_command_at_its_end(folder):
 
 def test_reach_steps_of_zero_gives_the_command_at_the_tick_itself(folder):
     found = [tick for tick in replay(folder / "episode_000000.mcap", reach_steps=0.0) if not tick.reason]
-    assert found[3].action[0] == pytest.approx((found[3].time_ns - _ns(0)) / MS / 1e3, abs=1e-6)
+    assert found[3].action[0] == pytest.approx((found[3].time_ns - stamp_ns(0)) / MS / 1e3, abs=1e-6)
 
 
 @settings(max_examples=5)  # each replays three seconds twice
@@ -177,18 +95,18 @@ def test_reasons_are_counted_without_their_numbers(tmp_path):
 
 def test_messages_that_break_their_contract_say_so(tmp_path):
     events = [
-        Event(e.at_ms, e.role, wire.joint_state(_ns(0), ["elbow"], [0.0])) if e.role == "state" else e
+        Event(e.at_ms, e.role, wire.joint_state(stamp_ns(0), ["elbow"], [0.0])) if e.role == "state" else e
         for e in scene(1.0)
     ]
     reasons = [tick.reason for tick in replay(write(tmp_path / "episode_000000.mcap", events))]
-    assert any("state lacks yaw, shoulder, forearm_roll" in reason for reason in reasons)
+    assert any("lacks yaw, shoulder, forearm_roll" in reason for reason in reasons)
 
 
 def test_a_pause_between_commands_is_not_commanded(tmp_path):
     events = [e for e in scene(2.0) if not (e.role == "command" and 800 < e.at_ms < 1100)]
     found = replay(write(tmp_path / "episode_000000.mcap", events))
     dropped = [tick for tick in found if tick.category == "nothing was commanded for more than … s"]
-    assert [round((tick.time_ns - _ns(0)) / MS, -2) for tick in dropped] == [700.0, 800.0, 900.0, 1000.0]
+    assert [round((tick.time_ns - stamp_ns(0)) / MS, -2) for tick in dropped] == [700.0, 800.0, 900.0, 1000.0]
 
 
 def test_the_dataset_is_sound_and_holds_the_recorded_frames(converted, tmp_path):
@@ -212,7 +130,7 @@ def test_a_gap_ends_a_piece_and_is_reported(converted):
         assert file.frames + file.dropped.total() == file.ticks
     text = command.summary(converted)
     assert "robot:    sim6, 10 frames per second" in text
-    assert "observation.images.wrist is … s old" in text
+    assert re.search(r"dropped \d+: observation.images.wrist is 0\.1\d\d s old", text)
 
 
 def test_success_stays_unknown_when_nobody_says(converted):
@@ -327,7 +245,7 @@ def _damaged(path: Path) -> Iterator[tuple[bytes, str]]:
     yield b"not an mcap file at all", "is not an MCAP file"
     yield content[:8], "holds no 'wam.recording' record"
     place = content.index(b"image_raw", len(content) // 2)
-    yield content.replace(b"wam.recording", b"wam.recordinG"), "holds no 'wam.recording' record"
+    yield content.replace(b"wam.recording", b"wam.recordinG"), "is damaged .*its data has the checksum"
     flipped = bytearray(content)
     flipped[place // 2] ^= 0xFF
     yield bytes(flipped), "is damaged .*crc"

@@ -42,10 +42,11 @@ class Streams:
     def __init__(self, core: Recording) -> None:
         self.core, self.number = core, 0
 
-    def tick(self, *, without: str = "") -> None:
+    def tick(self, *, without: str = "", front_ns: int | None = None) -> None:
+        """One message of each; ``front_ns`` is another stamp of the front camera."""
         now_ns = 1_000_000 * MS + self.number * 33 * MS
         messages = {
-            "image/front": wire.image(now_ns, PIXELS),
+            "image/front": wire.image(now_ns if front_ns is None else front_ns, PIXELS),
             "image/wrist": wire.image(now_ns, PIXELS),
             "state": wire.joint_state(now_ns, ROBOT.action_names, [0.0] * 7),
             "command": wire.forward_command(ROBOT.action_names, [0.0] * 7),
@@ -119,7 +120,8 @@ def test_a_start_is_refused_with_all_that_is_stale_or_missing(tmp_path):
         streams.tick(without="image/wrist")
     ok, message = streams.start()
     assert not ok
-    assert message.endswith("1 required streams are not alive: /wrist/image_raw (image/wrist): last message 1.02 s ago")
+    assert "1 required streams are not alive or usable: /wrist/" in message
+    assert message.endswith("/wrist/image_raw (image/wrist): last message 1.02 s ago")
     assert not list(tmp_path.iterdir())
 
 
@@ -128,6 +130,52 @@ def test_a_start_is_refused_when_clocks_differ(streams):
     late = wire.joint_state(streams.now_ns - 7_000 * MS, ROBOT.action_names, [0.0] * 7)
     streams.core.saw("state", late, now=streams.now, received_ns=streams.now_ns, sequence=2)
     assert "/joint_states (state): stamps lie 7.00 s in the past, clocks differ" in streams.start()[1]
+
+
+def test_a_start_is_refused_when_a_clock_leads_and_the_lead_is_told(streams):
+    for _ in range(10):
+        streams.tick(front_ns=streams.now_ns + 205 * MS)
+    ok, message = streams.start()
+    assert not ok
+    assert "1 required streams" in message
+    assert "/front/image_raw (image/front): image/front is stamped by a clock that is 0.200 s ahead" in message
+    assert "chronyc" in message
+    for _ in range(20):
+        streams.tick(front_ns=streams.now_ns + 40 * MS)  # jitter
+    assert streams.start()[0]
+
+
+def test_a_lead_that_begins_while_recording_is_told_in_state_and_summary(streams, tmp_path):
+    streams.tick()
+    assert streams.start()[0]
+    assert streams.core.problems() == []
+    for _ in range(20):
+        streams.tick(front_ns=streams.now_ns + 205 * MS)
+    (problem,) = streams.core.problems()
+    assert "messages of /front/image_raw (image/front): image/front is stamped by a clock that is 0.200 s" in problem
+    assert streams.core.values()["unusable"] > 0
+    assert problem in streams.core.stop()[1]
+    summary = json.loads((tmp_path / "episode_000000.json").read_text())
+    assert summary["problems"] == [problem]
+    assert summary["streams"]["image/front"]["unusable"] > 0
+    assert "problem" not in summary["streams"]["image/wrist"]
+
+
+@pytest.mark.parametrize("role", ["image/front", "state"])
+def test_a_driver_that_does_not_stamp_is_refused_with_the_reason(streams, role):
+    streams.tick()
+    data = wire.image(0, PIXELS) if role == "image/front" else wire.joint_state(0, ROBOT.action_names, [0.0] * 7)
+    streams.core.saw(role, data, now=streams.now, received_ns=streams.now_ns, sequence=2)
+    assert "the driver publishes header.stamp 0, which means that it does not stamp" in streams.start()[1]
+
+
+@pytest.mark.parametrize("role", ["teleop", "chunk"])
+def test_what_nobody_stamps_is_said_of_streams_that_may_be_absent_too(streams, role):
+    streams.tick()
+    assert streams.start()[0]
+    data = wire.trajectory(0, ROBOT.action_names, [[0.0] * 7])
+    streams.core.saw(role, data, now=streams.now, received_ns=streams.now_ns, sequence=2)
+    assert "does not stamp" in streams.core.problems()[0]
 
 
 def test_every_episode_begins_with_the_latched_messages(streams, tmp_path):

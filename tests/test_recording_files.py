@@ -36,7 +36,7 @@ from ros_nodes.episode_file import (
 from ros_nodes.episode_writer import EpisodeWriter
 from ros_nodes.errors import NodeError
 from ros_nodes.recorded_topics import contract_topics, schema_text
-from sim.recordings import whole_records
+from sim.mcap_records import CHECKSUM, metadata_checksum, whole_records
 from tests import wire_messages as wire
 from wam.robot import load_robot
 
@@ -85,7 +85,8 @@ def test_a_finished_episode_opens_in_independent_readers(tmp_path, compression):
     assert [message.position[0] for _, channel, _, message in decoded if channel.topic == "/joint_states"] == [
         number / 10 for number in range(20)
     ]
-    assert metadata[METADATA_NAME] == {"format": "1", "task": "wave"}
+    told = metadata[METADATA_NAME]
+    assert told == {"format": "1", "task": "wave", CHECKSUM: metadata_checksum(told)}
     assert json.loads(metadata[SUMMARY_NAME]["json"]) == {"messages": 21}
     with AnyReader([path]) as bag:
         counts = {connection.topic: connection.msgcount for connection in bag.connections}

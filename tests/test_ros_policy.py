@@ -163,8 +163,10 @@ def test_the_process_needs_no_torch(running: Scene) -> None:
         (lambda robot: robot.frozen_stamp.update(wrist=time.time()), "observation.images.wrist stale"),
         (lambda robot: robot.frozen_pixels.update(front=True), "observation.images.front frozen"),
         (lambda robot: robot.camera_delay.update(front=0.3), "observation.images.front stale"),
+        (lambda robot: robot.camera_delay.update(front=-0.2), "observation.images.front clock"),
+        (lambda robot: robot.frozen_stamp.update(front=0.0), "observation.images.front stale"),
     ],
-    ids=["one camera stops", "one stamp for ever", "one picture for ever", "300 ms late"],
+    ids=["one camera stops", "one stamp for ever", "one picture for ever", "300 ms late", "clock leads", "no stamps"],
 )
 def test_a_bad_camera_is_a_hold_that_ends_with_it(
     running: Scene, fault: Callable[[FakeRobot], None], kind: str

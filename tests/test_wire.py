@@ -40,8 +40,8 @@ def test_every_encoding_gives_the_same_colours(height, width, padding, seed):
 
 
 def test_an_unknown_encoding_is_refused():
-    message = image_message(np.zeros((2, 2, 3), np.uint8), "bayer_rggb8")
-    with pytest.raises(ValueContractError, match="unknown image encoding 'bayer_rggb8'.*rgb8"):
+    message = image_message(np.zeros((2, 2, 3), np.uint8), "bayer_rggb9")
+    with pytest.raises(ValueContractError, match="unknown image encoding 'bayer_rggb9'.*rgb8"):
         rgb_from_image(message)
 
 
@@ -95,3 +95,48 @@ def test_commands_without_names_or_points_are_refused():
 
 def test_stamps_are_seconds():
     assert stamp_seconds(SimpleNamespace(sec=12, nanosec=250_000_000)) == 12.25
+
+
+def yuv_bytes(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Y, U, V of a colour: ITU-R BT.601, limited range."""
+    red, green, blue = (value / 255 for value in rgb)
+    y = 16 + 65.481 * red + 128.553 * green + 24.966 * blue
+    u = 128 - 37.797 * red - 74.203 * green + 112.0 * blue
+    v = 128 + 112.0 * red - 93.786 * green - 18.214 * blue
+    return round(y), round(u), round(v)
+
+
+@pytest.mark.parametrize("rgb", [(220, 40, 30), (20, 200, 60), (30, 60, 210), (128, 128, 128)])
+def test_what_stock_drivers_publish_has_the_right_colours(rgb):
+    y, u, v = yuv_bytes(rgb)
+    height, width = 6, 8
+    packed = {"yuyv": [y, u, y, v], "yuv422_yuy2": [y, u, y, v], "uyvy": [u, y, v, y], "yuv422": [u, y, v, y]}
+    for encoding, four in packed.items():
+        rows = np.tile(np.array(four, np.uint8), (height, width // 2)).reshape(height, width, 2)
+        found = rgb_from_image(image_message(rows, encoding, padding=6)).astype(int)
+        assert np.abs(found - rgb).max() <= 3, encoding
+    for encoding, pair in {"nv12": [u, v], "nv21": [v, u]}.items():
+        rows = np.concatenate([np.full((height, width), y), np.tile(pair, (height // 2, width // 2))]).astype(np.uint8)
+        message = image_message(rows[:, :, None], encoding)
+        message.height = height
+        assert np.abs(rgb_from_image(message).astype(int) - rgb).max() <= 3, encoding
+    colour = dict(zip("rgb", rgb, strict=True))
+    for pattern in ("rggb", "bggr", "gbrg", "grbg"):
+        cell = np.array([colour[letter] for letter in pattern], np.uint8).reshape(2, 2)
+        found = rgb_from_image(image_message(np.tile(cell, (height // 2, width // 2))[:, :, None], f"bayer_{pattern}8"))
+        np.testing.assert_array_equal(found, np.broadcast_to(np.array(rgb, np.uint8), found.shape), pattern)
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1", "8UC3", "rgb16"])
+def test_what_is_no_colour_picture_is_refused_with_the_drivers_parameter(encoding):
+    message = image_message(np.zeros((2, 2, 6), np.uint8), encoding)
+    with pytest.raises(ValueContractError, match=f"'{encoding}' cannot be used: it .*output_encoding:=rgb8"):
+        rgb_from_image(message)
+
+
+@pytest.mark.parametrize("change", [{"height": 9}, {"step": 3}, {"data": b""}])
+def test_a_short_packed_image_is_refused(change):
+    message = image_message(np.zeros((4, 4, 2), np.uint8), "yuyv")
+    message.__dict__.update(change)
+    with pytest.raises(ValueContractError, match="the driver publishes a wrong size"):
+        rgb_from_image(message)

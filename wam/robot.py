@@ -57,6 +57,7 @@ class SafetySpec:
     image_age_s: float = 0.15  # oldest image an observation may hold [s]: four frames at 30 Hz
     state_age_s: float = 0.10  # oldest joint state to act on [s]
     stream_spread_s: float = 0.05  # largest time between the streams of one observation [s]
+    stamp_lead_s: float = 0.05  # a stamp may lie this far ahead of its message's arrival [s]: one period of a /clock
     chunk_age_s: float = 0.35  # without a new chunk for this long the guard holds [s]: two periods of 7 Hz and a margin
     resume_s: float = 2.0  # an engaged arm that nothing has moved for this long must be engaged again [s]
     teleop_age_s: float = 0.20  # without a teleoperation command for this long the guard holds [s]

@@ -3,12 +3,16 @@
 One node for every arm; ``backend`` chooses what speaks to it. It takes commands by either interface and by joint name,
 holds the last setpoint when commands stop, and limits nothing: that is the guard's work. A simulated arm publishes its
 cameras, its episodes and, when asked, ``/clock`` as well.
+
+Asked to end, it outlives a guard that brakes, because ``ros2 launch`` asks all nodes at once: it goes on until commands
+rest or nobody sends any more.
 """
 
 import importlib
 import time
 from collections.abc import Sequence
 
+import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
@@ -31,6 +35,9 @@ from wam.robot import load_robot
 __all__ = ["ArmNode", "main"]
 
 COMMANDS = {"forward": Float64MultiArray, "trajectory": JointTrajectory}
+REST_COMMANDS = 8  # as many equal ones are a hold: twice as many as a guard sends before it ends
+GONE_S = 0.1  # silence after which nothing is on its way any more, once the last publisher of commands is gone [s]
+SILENT_S = 1.0  # silence of a publisher that is still there, as one that hangs or was not run [s]
 
 
 class ArmNode(Node):
@@ -51,8 +58,9 @@ class ArmNode(Node):
         self._states = self.create_publisher(JointState, self._robot.state_topic, qos.STATE_OFFERED)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         kind = COMMANDS[p.interface or self._robot.command_interface]
-        self.create_subscription(kind, self._robot.command_topic, self._on_command, qos.COMMAND)
+        self._subscription = self.create_subscription(kind, self._robot.command_topic, self._on_command, qos.COMMAND)
         self._commands, self._refused, self._refusal, self._last_command = 0, 0, "", -1e9
+        self._setpoint, self._same = np.empty(0), 0  # the newest command, and how many before it were the same
         self._clock_out = self.create_publisher(ClockMessage, "/clock", qos.STATE_OFFERED) if p.publish_clock else None
         if isinstance(self._arm, SimulatedArm):
             self._simulated = SimulatedTopics(self, self._arm, self._robot, announce_task=p.announce_task)
@@ -67,6 +75,18 @@ class ArmNode(Node):
         if hasattr(self, "_arm"):
             self._arm.close()
         super().destroy_node()
+
+    def begin_stop(self) -> None:
+        """See ``spinning.SoftStop``."""
+        if not self.stopped:
+            self.get_logger().info("asked to end: first until commands rest")
+
+    @property
+    def stopped(self) -> bool:
+        """See ``spinning.SoftStop``; true as well where nothing commands the arm."""
+        silence = time.monotonic() - self._last_command
+        patience = SILENT_S if self._subscription.get_publisher_count() else GONE_S
+        return self._same >= REST_COMMANDS or silence > patience
 
     def robot_now(self) -> float:
         """Robot time [s]: the node's clock, or, where this node publishes ``/clock``, what it will publish."""
@@ -91,6 +111,8 @@ class ArmNode(Node):
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
             return
         self._commands, self._last_command = self._commands + 1, time.monotonic()
+        self._same = self._same + 1 if np.array_equal(positions, self._setpoint) else 0
+        self._setpoint = positions
         self._arm.command(positions, self.robot_now())
 
     def _health(self) -> Health:

@@ -3,7 +3,7 @@
 They are stopped one after the other, the last started first, so that a launch file which begins with the arm and the
 guard ends with them: the guard can still brake and the arm still obey when the policy is gone already. (``ros2 launch``
 sends SIGINT to all of them at once.) A second signal does the same to all that are left. If this process is killed, its
-children get a SIGTERM.
+children get a SIGTERM; nodes that notice it by themselves as well take both for one request (``ros_nodes.spinning``).
 """
 
 import ctypes

@@ -264,3 +264,13 @@ def test_an_empty_port_is_refused(calibration_file):
 
 def test_a_link_closes_without_having_been_started(bus):
     So101Link(bus, HOLD, rate_hz=100.0).close()
+
+
+def test_the_last_goal_is_written_before_the_port_closes(servos, bus):
+    link = So101Link(bus, HOLD, rate_hz=0.01)
+    link.start()
+    until("the link waits", lambda: link.status.reads == 1)
+    link.command(np.array([0.1, 0, 0, 0, 0, 0.5]))
+    link.close()
+    assert servos.servos[1].get(fake.GOAL) == pytest.approx(2000 + 0.1 / TICK, abs=1)
+    assert not bus.connected

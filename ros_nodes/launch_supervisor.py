@@ -6,6 +6,7 @@ sends SIGINT to all of them at once.) A second signal does the same to all that 
 children get a SIGTERM; nodes that notice it by themselves as well take both for one request (``ros_nodes.spinning``).
 """
 
+import contextlib
 import ctypes
 import os
 import selectors
@@ -66,6 +67,8 @@ class Supervisor:
                             key.data(key.fd)
                     self._do_what_is_due()
         finally:
+            for process in self._processes:  # none is left, unless this failed
+                process.ask_to_end()
             for process in self._processes:
                 process.kill()
             signal.set_wakeup_fd(wakeup_before)
@@ -239,9 +242,16 @@ class _Process:
         assert self._popen is not None
         self._popen.send_signal(number)
 
+    def ask_to_end(self) -> None:
+        """Lets it stop softly when the supervisor itself fails, as when nobody takes its output any more."""
+        if self._popen is not None:
+            self._popen.terminate()
+
     def kill(self) -> None:
         """Leaves nothing behind when the supervisor itself fails."""
         if self._popen is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout=self.plan.sigterm_timeout_s)
             self._popen.kill()
             self.reap()
 

@@ -1,4 +1,4 @@
-"""``main`` of every node: initialise, spin in one thread, leave cleanly on SIGINT and SIGTERM.
+"""``main`` of every node: initialise, spin in one thread, leave cleanly on SIGINT, SIGTERM and SIGHUP.
 
 rclpy's own handlers shut the ROS context down at once, and a guard that still has to brake could publish nothing any
 more. So the signals only ask a node to stop: a node with ``begin_stop()`` and ``stopped`` gets time for it (a second
@@ -84,7 +84,7 @@ def run(make_node: Callable[[], Node], argv: Sequence[str] | None = None) -> Non
 
 
 class _Requests:
-    """Counts the requests to end: SIGINT and SIGTERM, instead of dying of them, and the end of the launcher.
+    """Counts the requests to end: signals, instead of dying of them, and the end of the launcher.
 
     A launcher that is gone before this is made is not missed; nobody has engaged anything by then. One that goes while
     the node is stopping already does not hurry it.
@@ -94,7 +94,10 @@ class _Requests:
         self.count = 0
         self._counted = 0.0  # when the newest of them came [s], on the steady clock
         self._launcher = os.getppid() if os.environ.get(LAUNCHED_VARIABLE) else 0
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: it outlives its terminal
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
 
     def look(self) -> int:
         """Returns how many there were, after a look at the launcher."""

@@ -1,6 +1,7 @@
 """How a node leaves: time to stop on a signal, signals that come together, a launcher that is gone."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ spinning.run(Counting, ["counting"])
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_gives_a_node_time_to_stop(number: signal.Signals, ros_environment: dict[str, str]) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD.format(steps=3)],
@@ -55,6 +56,24 @@ def test_a_signal_gives_a_node_time_to_stop(number: signal.Signals, ros_environm
         child.send_signal(number)
         assert child.stdout.readline() == "left 0\n"
         assert child.wait(timeout=20) == 0
+
+
+def test_a_node_started_with_nohup_outlives_its_terminal(ros_environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(steps=3)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=ros_environment,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        ignored = int(re.search(r"^SigIgn:\s*(\w+)$", status, flags=re.MULTILINE)[1], 16)  # type: ignore[index]
+        assert ignored >> (signal.SIGHUP - 1) & 1
+        child.send_signal(signal.SIGTERM)
+        assert child.stdout.readline() == "left 0\n"
 
 
 REQUESTS = """

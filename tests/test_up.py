@@ -386,6 +386,22 @@ def test_when_it_is_killed_its_nodes_end_too(fake: Path, ups: list[Up]) -> None:
     wait_for_the_end_of(pid)
 
 
+def test_when_nobody_takes_its_output_any_more_its_nodes_may_stop_softly(fake: Path, ups: list[Up]) -> None:
+    said = fake / "said"
+    (fake / "lib/fake/careful").write_text(
+        f"#!/bin/bash\ntrap 'echo asked >> {said}; exit 0' INT TERM\n"
+        "echo ready; while :; do sleep 0.05; echo on; done\n"
+    )
+    (fake / "lib/fake/careful").chmod(0o755)
+    ups.append(up := Up(fake, "careful"))
+    pid = up.pid("careful-1")
+    up.until("ready")
+    up.process.stdout.close()
+    wait_for_the_end_of(pid)
+    assert up.process.wait(timeout=PATIENCE) != 0
+    assert said.read_text() == "asked\n"
+
+
 def test_a_program_that_cannot_be_started_stops_the_others(fake: Path, ups: list[Up]) -> None:
     (fake / "lib/fake/broken").write_text("#!/no/such/interpreter\n")
     (fake / "lib/fake/broken").chmod(0o755)

@@ -202,6 +202,7 @@ SCRIPTS = {
     # Says what ended it, into the file its node is named after.
     "polite": 'trap "echo INT; exit 0" INT; trap "echo TERM; exit 0" TERM; echo ready; while :; do sleep 0.05; done',
     "stubborn": 'trap "echo ignored INT" INT; trap "echo ignored TERM" TERM; echo ready; while :; do sleep 0.05; done',
+    "careful": 'trap "" PIPE; trap "echo asked > $0.said; exit 0" TERM; while :; do echo on; sleep 0.05; done',
     "short": "echo once; exit 0",
     "failing": "echo oops >&2; exit 3",
     "unfinished": "printf 'no newline'",
@@ -378,28 +379,14 @@ def test_a_hung_node_does_not_keep_the_others_from_a_second_signal(fake: Path, u
     assert up.end() == 0
 
 
-def test_when_it_is_killed_its_nodes_end_too(fake: Path, ups: list[Up]) -> None:
-    ups.append(up := Up(fake, "polite"))
-    pid = up.pid("polite-1")
-    up.until("ready")
-    up.process.kill()
-    wait_for_the_end_of(pid)
-
-
-def test_when_nobody_takes_its_output_any_more_its_nodes_may_stop_softly(fake: Path, ups: list[Up]) -> None:
-    said = fake / "said"
-    (fake / "lib/fake/careful").write_text(
-        f"#!/bin/bash\ntrap 'echo asked >> {said}; exit 0' INT TERM\n"
-        "echo ready; while :; do sleep 0.05; echo on; done\n"
-    )
-    (fake / "lib/fake/careful").chmod(0o755)
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "nobody takes its output"])
+def test_when_it_fails_its_nodes_may_stop_softly(fake: Path, ups: list[Up], killed: bool) -> None:
     ups.append(up := Up(fake, "careful"))
     pid = up.pid("careful-1")
-    up.until("ready")
-    up.process.stdout.close()
+    up.until("on")
+    up.process.kill() if killed else up.process.stdout.close()  # type: ignore[union-attr]
     wait_for_the_end_of(pid)
-    assert up.process.wait(timeout=PATIENCE) != 0
-    assert said.read_text() == "asked\n"
+    assert (fake / "lib/fake/careful.said").read_text() == "asked\n"
 
 
 def test_a_program_that_cannot_be_started_stops_the_others(fake: Path, ups: list[Up]) -> None:

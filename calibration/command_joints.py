@@ -15,19 +15,19 @@ from rich.table import Table
 from calibration.errors import CalibrationError
 from calibration.feetech import SO101_IDS, FeetechBus
 from calibration.results import read_robot, store
-from calibration.robot_file import with_note
-from calibration.servos import (
-    MAX_TICK,
-    RangeRecorder,
-    ServoBus,
-    homing_offsets,
-    read_lerobot,
-    with_servos,
-    write_lerobot,
-)
+from calibration.robot_file import store_calibration, with_note
+from calibration.servo_entries import MAX_TICK, check_servos, read_servo_file
+from calibration.servos import RangeRecorder, ServoBus, homing_offsets, unreachable, with_servos, write_lerobot
 from wam.calibration_spec import RobotCalibration, ServoCalibration
+from wam.errors import unknown_name
+from wam.robot import RobotSpec
 
 __all__ = ["JointsConfig", "LiveRanges", "calibrate_servos", "main"]
+
+LIMP = (
+    "The arm is limp, or partly: support it. Its servos may hold new numbers, old ones or some of each, so calibrate "
+    "it again before it is used; the robot file is as it was."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +52,16 @@ def main(argv: list[str]) -> int:
             "give either --port, --lerobot-in or --lerobot-out: where does the calibration come from?"
         )
     if config.lerobot_in is not None:
-        servos, origin = read_lerobot(config.lerobot_in), f"from LeRobot's {config.lerobot_in.name}"
+        servos, origin = read_servo_file(config.lerobot_in), f"from LeRobot's {config.lerobot_in.name}"
     elif config.port:
         free = [name.strip() for name in config.full_turn.split(",") if name.strip()]
+        _check_before(robot, path, free)
         with FeetechBus(config.port, SO101_IDS) as bus:
             servos, origin = calibrate_servos(bus, SO101_IDS, free), f"calibrated on {config.port}"
     else:
         servos, origin = stored_servos(robot.calibration, robot.name), ""
+    for sentence in unreachable(robot, servos):
+        print(f"warning: {sentence}.", file=sys.stderr)
     if config.lerobot_out is not None:
         write_lerobot(servos, config.lerobot_out)
         print(f"wrote {config.lerobot_out}")
@@ -87,8 +90,22 @@ def calibrate_servos(
         display: Shows the ranges while they are recorded.
 
     Raises:
-        CalibrationError: A joint was not moved, or a servo does not answer.
+        CalibrationError: A joint was not moved, or a servo does not answer. The message says in which state the arm is.
     """
+    try:
+        return _calibrate_servos(bus, ids, full_turn, ask, pressed, display)
+    except CalibrationError as error:
+        raise CalibrationError(f"{error} {LIMP}") from error
+
+
+def _calibrate_servos(
+    bus: ServoBus,
+    ids: Mapping[str, int] | None,
+    full_turn: list[str] | None,
+    ask: Callable[[str], str],
+    pressed: Callable[[], bool] | None,
+    display: Callable[[RangeRecorder], AbstractContextManager[Callable[[], None]]] | None,
+) -> dict[str, ServoCalibration]:
     ids = dict(SO101_IDS if ids is None else ids)
     endless = list(full_turn or [])
     pressed, display = pressed or _enter_pressed, display or LiveRanges
@@ -116,15 +133,31 @@ def calibrate_servos(
         )
         for name, number in ids.items()
     }
+    check_servos({name: vars(servo) for name, servo in servos.items()}, "the ranges that were recorded")
     bus.write_calibration(servos)
     return servos
+
+
+def _check_before(robot: RobotSpec, path: Path, full_turn: list[str]) -> None:
+    """Whatever can be wrong is found before the arm is made limp and someone has moved all of it.
+
+    Raises:
+        CalibrationError: The robot has other joints than the servos, ``full_turn`` names another one, or the robot file
+            cannot take a result.
+    """
+    for name in full_turn:
+        if name not in SO101_IDS:
+            raise CalibrationError(unknown_name("joint in --full-turn", name, SO101_IDS))
+    stand_in = ServoCalibration(id=1, drive_mode=0, homing_offset=0, range_min=0, range_max=MAX_TICK)
+    rehearsal = with_servos(robot, dict.fromkeys(SO101_IDS, stand_in))
+    store_calibration(path, with_note(rehearsal, "rehearsal"), rehearse=True)
 
 
 def stored_servos(calibration: RobotCalibration | None, robot: str) -> dict[str, ServoCalibration]:
     """Servos that a robot file holds.
 
     Raises:
-        CalibrationError: None.
+        CalibrationError: None, or some that no servo can hold.
     """
     joints = calibration.joints if calibration else ()
     servos = {joint.name: joint.servo for joint in joints if joint.servo is not None}
@@ -132,7 +165,8 @@ def stored_servos(calibration: RobotCalibration | None, robot: str) -> dict[str,
         raise CalibrationError(
             f"robot '{robot}' holds no servo calibration to write: run with --port or --lerobot-in first."
         )
-    return servos
+    entries = {name: vars(servo) for name, servo in servos.items()}
+    return check_servos(entries, f"the section calibration of robot '{robot}'")
 
 
 class LiveRanges:

@@ -23,12 +23,13 @@ _HEADER = "# Measured on this specimen by `wam calibrate`; not part of the robot
 _NOTES = 12  # that are kept
 
 
-def store_calibration(path: Path, calibration: RobotCalibration) -> Path:
+def store_calibration(path: Path, calibration: RobotCalibration, *, rehearse: bool = False) -> Path:
     """Puts a calibration into a robot file.
 
     Args:
         path: The robot file.
         calibration: Takes the place of what the file holds.
+        rehearse: Only find out whether that would work.
 
     Returns:
         The copy of the file as it was.
@@ -54,8 +55,9 @@ def store_calibration(path: Path, calibration: RobotCalibration) -> Path:
                 f"robot file {path} has a layout in which its section 'calibration' cannot be replaced safely: put the "
                 f"following into it by hand.\n{calibration_text(calibration)}"
             )
-        backup.write_text(old)
-        os.replace(trial, path)
+        if not rehearse:
+            backup.write_text(old)
+            os.replace(trial, path)
     except OSError as error:
         raise CalibrationError(
             f"robot file {path} cannot be written ({error}): copy it into a folder of yours and name that folder in "

@@ -9,18 +9,18 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from calibration.errors import CalibrationError
+from calibration.servo_entries import LEROBOT_FIELDS, MAX_OFFSET, MAX_TICK
 from wam.calibration_spec import RobotCalibration, ServoCalibration
 from wam.errors import unknown_name
 from wam.robot import RobotSpec
 
 __all__ = [
     "HALF_TURN",
-    "LEROBOT_FIELDS",
     "RangeRecorder",
     "ServoBus",
     "angle_rad",
@@ -28,15 +28,12 @@ __all__ = [
     "homing_offsets",
     "opening",
     "opening_ticks",
-    "read_lerobot",
+    "unreachable",
     "with_servos",
     "write_lerobot",
 ]
 
-LEROBOT_FIELDS = ("id", "drive_mode", "homing_offset", "range_min", "range_max")
-MAX_TICK = 4095  # twelve-bit encoder
 HALF_TURN = MAX_TICK // 2
-_MAX_OFFSET = 2047  # sign and eleven bits in the servo
 _LEAST_RANGE = 100  # ticks, 9 degrees: a joint that was moved less was forgotten
 
 
@@ -96,7 +93,7 @@ def homing_offsets(raw: Mapping[str, int]) -> dict[str, int]:
                 f"servo '{name}' reports {ticks} ticks, outside 0 to {MAX_TICK}: it is no twelve-bit servo, or its "
                 "stored offset was not reset; switch it off and on again."
             )
-    return {name: int(np.clip(ticks - HALF_TURN, -_MAX_OFFSET, _MAX_OFFSET)) for name, ticks in raw.items()}
+    return {name: int(np.clip(ticks - HALF_TURN, -MAX_OFFSET, MAX_OFFSET)) for name, ticks in raw.items()}
 
 
 class RangeRecorder:
@@ -138,24 +135,6 @@ class RangeRecorder:
         return {name: (low, high) for name, low, high in self.rows()}
 
 
-def read_lerobot(path: Path) -> dict[str, ServoCalibration]:
-    """Reads a LeRobot calibration file: JSON of motor name -> id, drive_mode, homing_offset, range_min, range_max.
-
-    Raises:
-        CalibrationError: Missing, or not such a file.
-    """
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CalibrationError(
-            f"LeRobot calibration {path} cannot be read ({error}). LeRobot keeps it in its cache folder under "
-            "calibration/robots/<type>/<id>.json."
-        ) from error
-    if not isinstance(data, dict) or not data:
-        raise CalibrationError(f"{path} is no LeRobot calibration: it must map motor names to their fields.")
-    return {str(name): _servo(entry, f"{path}: motor '{name}'") for name, entry in data.items()}
-
-
 def write_lerobot(servos: Mapping[str, ServoCalibration], path: Path) -> None:
     """Writes a file that LeRobot reads, all at once."""
     data = {name: {field: getattr(servo, field) for field in LEROBOT_FIELDS} for name, servo in servos.items()}
@@ -190,16 +169,27 @@ def with_servos(robot: RobotSpec, servos: Mapping[str, ServoCalibration]) -> Rob
     return calibration
 
 
-def _servo(entry: Any, where: str) -> ServoCalibration:
-    if not isinstance(entry, dict) or set(entry) != set(LEROBOT_FIELDS):
-        raise CalibrationError(f"{where} must have exactly the fields {', '.join(LEROBOT_FIELDS)}, but is {entry!r}.")
-    for name, value in entry.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise CalibrationError(f"{where}: {name} is {value!r} but must be a whole number.")
-    servo = ServoCalibration(**entry)
-    if servo.range_min >= servo.range_max or abs(servo.homing_offset) > MAX_TICK or servo.drive_mode not in (0, 1):
-        raise CalibrationError(
-            f"{where}: range {servo.range_min} to {servo.range_max}, offset {servo.homing_offset}, drive mode "
-            f"{servo.drive_mode}: the lowest must be below the highest, the offset within a turn, the mode 0 or 1."
-        )
-    return servo
+def unreachable(robot: RobotSpec, servos: Mapping[str, ServoCalibration]) -> list[str]:
+    """What the robot file allows and these servos cannot reach, one sentence per joint.
+
+    A servo stops at the ends of its range, whatever it is told; the guard then faults, because the arm does not follow.
+
+    Args:
+        robot: Its limits, the margin that the guard keeps free of them, and the joints' zeros.
+        servos: Of its joints, by name; joints without one are left out.
+    """
+    found = []
+    for joint in robot.joints:
+        servo = servos.get(joint.name)
+        if servo is None:
+            continue
+        zero = (robot.calibration or RobotCalibration()).joint(joint.name).offset_rad
+        low, high = (angle_rad(servo, ticks) + zero for ticks in (servo.range_min, servo.range_max))
+        margin = robot.safety.position_margin
+        if joint.position[0] + margin < low or joint.position[1] - margin > high:
+            found.append(
+                f"joint '{joint.name}': the robot file allows {joint.position[0]:.2f} to {joint.position[1]:.2f} rad, "
+                f"but the range that was measured reaches from {low:.2f} to {high:.2f}: narrow its position in the "
+                "robot file, or calibrate again and move it to both its ends"
+            )
+    return found

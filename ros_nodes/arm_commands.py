@@ -22,6 +22,9 @@ from wam.robot import RobotSpec
 
 __all__ = ["ArmCommands"]
 
+REST_COMMANDS = 8  # as many equal ones are a hold: twice as many as a guard sends before it ends
+GONE_S = 0.1  # silence after which nothing is on its way any more, once the last publisher of commands is gone [s]
+SILENT_S = 1.0  # silence of a publisher that is still there, as one that hangs or was not run [s]
 KINDS = {"forward": Float64MultiArray, "trajectory": JointTrajectory}
 
 
@@ -46,7 +49,16 @@ class ArmCommands:
         self._taken, self._unreadable, self._foreign = 0, 0, 0
         self._problem = self._stranger = ""  # of the last that was refused since the last report
         self._newest = float("-inf")  # steady time of the newest good command [s]
-        node.create_subscription(KINDS[interface], robot.command_topic, self._on_command, qos.COMMAND)
+        self._setpoint, self._same = np.empty(0), 0  # the newest command, and how many before it were the same
+        self._subscription = node.create_subscription(
+            KINDS[interface], robot.command_topic, self._on_command, qos.COMMAND
+        )
+
+    @property
+    def ended(self) -> bool:
+        """The commands rest, or none come any more."""
+        patience = SILENT_S if self._subscription.get_publisher_count() else GONE_S
+        return self._same >= REST_COMMANDS or time.monotonic() - self._newest > patience
 
     def tick(self, now: float, measured: np.ndarray | None) -> None:
         """Advances to steady time ``now`` [s]; ``measured`` is (A,) [rad, opening] where there is a new one."""
@@ -89,6 +101,8 @@ class ArmCommands:
             self._node.get_logger().error(problem, throttle_duration_sec=1.0)
         else:
             self._taken, self._newest = self._taken + 1, time.monotonic()
+            self._same = self._same + 1 if np.array_equal(positions, self._setpoint) else 0
+            self._setpoint = positions
             self._follow(positions)
 
     def _complaint(self) -> str:

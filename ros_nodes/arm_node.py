@@ -3,6 +3,9 @@
 One node for every arm; ``backend`` chooses what speaks to it. It takes the commands of one guard, by either interface
 and by joint name, holds the last setpoint when they stop, and limits nothing: that is the guard's work. A simulated arm
 publishes its cameras, its episodes and, when asked, ``/clock`` as well.
+
+Asked to end, it outlives a guard that brakes, because ``ros2 launch`` asks all nodes at once: it goes on until commands
+rest or nobody sends any more.
 """
 
 import importlib
@@ -65,6 +68,16 @@ class ArmNode(Node):
         if hasattr(self, "_arm"):
             self._arm.close()
         super().destroy_node()
+
+    def begin_stop(self) -> None:
+        """See ``spinning.SoftStop``."""
+        if not self.stopped:
+            self.get_logger().info("asked to end: first until commands rest")
+
+    @property
+    def stopped(self) -> bool:
+        """See ``spinning.SoftStop``; true as well where nothing commands the arm."""
+        return self._commands.ended
 
     def robot_now(self) -> float:
         """Robot time [s]: the node's clock, or, where this node publishes ``/clock``, what it will publish."""

@@ -5,21 +5,28 @@ After a start or a lost connection, commands far from where the arm is are ignor
 not fly to where somebody believed it to be.
 """
 
+import logging
 import time
 from pathlib import Path
 
 import numpy as np
 from rclpy.node import Node
 
+from calibration.errors import CalibrationError
+from calibration.servo_entries import check_servos
+from calibration.servos import unreachable
 from ros_nodes.arm_backend import ArmState
 from ros_nodes.arm_parameters import ArmParameters
 from ros_nodes.diagnostics import ERROR, OK, WARN, Health
 from ros_nodes.errors import NodeError
 from ros_nodes.so101_bus import ServoSettings, So101Bus, read_calibration
 from ros_nodes.so101_link import So101Link
+from wam.calibration_spec import ServoCalibration
 from wam.robot import RobotSpec
 
 __all__ = ["So101Arm", "open_arm", "servo_calibration"]
+
+logger = logging.getLogger(__name__)
 
 HOT_DEGREES = 60  # servos switch themselves off at 70 or 80
 
@@ -33,7 +40,7 @@ def servo_calibration(robot: RobotSpec, path: str) -> dict[str, dict[str, int]]:
     """Finds LeRobot's calibration of the servos: in the given file, else in the robot file's own section.
 
     Raises:
-        NodeError: There is none, or the file is not one.
+        NodeError: There is none, or not one that servos can hold.
     """
     if path:
         return read_calibration(Path(path).expanduser())
@@ -46,7 +53,12 @@ def servo_calibration(robot: RobotSpec, path: str) -> dict[str, dict[str, int]]:
             "so101_calibration (lerobot-calibrate writes it under ~/.cache/huggingface/lerobot/calibration/robots), "
             "or run wam calibrate joints, which puts it into the robot file."
         )
-    return {name: dict(values) for name, values in servos.items()}
+    entries = {name: dict(values) for name, values in servos.items()}
+    try:
+        check_servos(entries, f"the section calibration in the file of robot '{robot.name}'")
+    except CalibrationError as error:
+        raise NodeError(str(error)) from error
+    return entries
 
 
 class So101Arm:
@@ -59,6 +71,10 @@ class So101Arm:
                 "(lerobot-find-port finds it; a udev rule gives it a name that stays)."
             )
         calibration = servo_calibration(robot, parameters.so101_calibration)
+        servos = {name: ServoCalibration(**values) for name, values in calibration.items()}
+        self._unreachable = unreachable(robot, servos)
+        for sentence in self._unreachable:
+            logger.warning("%s", sentence)
         self._robot, self._limp_at_exit = robot, parameters.so101_limp_at_exit
         bus = So101Bus(parameters.so101_port, robot, calibration)
         settings = ServoSettings(hold=True, setup=parameters.so101_setup)
@@ -103,6 +119,8 @@ class So101Arm:
         status = self._link.status
         hot = bool(status.hottest) and int(status.hottest.split()[-1]) >= HOT_DEGREES
         level, message = OK, "ok"
+        if self._unreachable:
+            level, message = WARN, "; ".join(self._unreachable)
         if hot:
             level, message = WARN, f"servo {status.hottest} degrees: let it rest"
         if self._ignored:

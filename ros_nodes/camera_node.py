@@ -2,7 +2,8 @@
 
 One node per camera; topic, frame, size and rate stand in the robot file. Capturing is ``ros_nodes.capture``; this node
 turns its steady time stamps into robot time. A camera that delivers nothing, or the same pixels for too long, is
-reported and opened again.
+reported and opened again. Asked by its place for a camera that the robot has not, the node does nothing, but stays:
+launch files start the nodes of two cameras, and again whenever they end.
 """
 
 import functools
@@ -33,8 +34,11 @@ class CameraParameters:
     """What a camera node is started with."""
 
     robot: str = field(metadata=param("name or path of the robot file"))
-    camera: str = field(metadata=param("which camera of the robot file it is"))
     device: str = field(metadata=param("index or file of the device; or a video file, or a folder of pictures"))
+    camera: str = field(
+        default="", metadata=param("which camera it is, by its name in the robot file; empty: the one at 'place'")
+    )
+    place: int = field(default=1, metadata=param("which camera of the robot file it is without a name", low=1))
     calibration: str = field(
         default="", metadata=param("ROS calibration file of the lens; empty takes the robot file's calibration")
     )
@@ -58,7 +62,10 @@ class CameraNode(Node):
         super().__init__("camera")
         self._p = p = declare(self, CameraParameters)
         robot = load_robot_of(self, p.robot)
-        self._camera = camera = _camera(robot, p.camera)
+        if not p.camera and p.place > len(robot.cameras):
+            self._have_nothing_to_do(robot)
+            return
+        self._camera = camera = _camera(robot, p.camera or robot.camera_names[p.place - 1])
         self._lens = _lens(robot, camera, p.calibration)
         self._images = self.create_publisher(Image, camera.topic, qos.SENSOR)
         self._infos = self.create_publisher(CameraInfo, info_topic(camera.topic), qos.SENSOR)
@@ -75,6 +82,13 @@ class CameraNode(Node):
         self._capture = Capture(source, self._on_frame, retry_s=p.retry_s)
         self._reporter = DiagnosticsReporter(self, self._health, hardware_id=f"{robot.name} {camera.name}")
         self.get_logger().info(f"camera '{camera.name}' of '{robot.name}' from {p.device} on {camera.topic}")
+
+    def _have_nothing_to_do(self, robot: RobotSpec) -> None:
+        why = (
+            f"nothing to do: robot '{robot.name}' has no camera {self._p.place} (only {', '.join(robot.camera_names)})"
+        )
+        self._reporter = DiagnosticsReporter(self, lambda: Health(message=why), hardware_id=robot.name)
+        self.get_logger().info(f"{why}; launch argument camera_{self._p.place}:=none leaves this node out")
 
     def destroy_node(self) -> None:
         """Ends the capture first."""

@@ -3,9 +3,10 @@
 They are stopped one after the other, the last started first, so that a launch file which begins with the arm and the
 guard ends with them: the guard can still brake and the arm still obey when the policy is gone already. (``ros2 launch``
 sends SIGINT to all of them at once.) A second signal does the same to all that are left. If this process is killed, its
-children get a SIGTERM.
+children get a SIGTERM; nodes that notice it by themselves as well take both for one request (``ros_nodes.spinning``).
 """
 
+import contextlib
 import ctypes
 import os
 import selectors
@@ -66,6 +67,8 @@ class Supervisor:
                             key.data(key.fd)
                     self._do_what_is_due()
         finally:
+            for process in self._processes:  # none is left, unless this failed
+                process.ask_to_end()
             for process in self._processes:
                 process.kill()
             signal.set_wakeup_fd(wakeup_before)
@@ -239,9 +242,16 @@ class _Process:
         assert self._popen is not None
         self._popen.send_signal(number)
 
+    def ask_to_end(self) -> None:
+        """Lets it stop softly when the supervisor itself fails, as when nobody takes its output any more."""
+        if self._popen is not None:
+            self._popen.terminate()
+
     def kill(self) -> None:
         """Leaves nothing behind when the supervisor itself fails."""
         if self._popen is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout=self.plan.sigterm_timeout_s)
             self._popen.kill()
             self.reap()
 

@@ -8,7 +8,6 @@ Shape legend: A axes of the robot file.
 """
 
 import importlib.util
-import json
 import logging
 import termios
 from collections.abc import Callable, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from calibration.errors import CalibrationError
+from calibration.servo_entries import check_servos, read_servo_file
 from ros_nodes.errors import NodeError
 from wam.errors import unknown_name
 from wam.robot import RobotSpec
@@ -27,7 +28,6 @@ __all__ = ["MOTORS", "ServoSettings", "So101Bus", "read_calibration"]
 MOTORS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")  # bus ids 1 to 6
 GRIPPER = "gripper"
 MODEL = "sts3215"
-CALIBRATION_FIELDS = ("id", "drive_mode", "homing_offset", "range_min", "range_max")
 READ_RETRIES = 1  # within one read: a lost byte on a long cable is no reason to skip a state
 # What LeRobot's follower sets: gentle gains, and a gripper that does not burn out on what it holds
 GAINS: Mapping[str, int] = {"Operating_Mode": 0, "P_Coefficient": 16, "I_Coefficient": 0, "D_Coefficient": 32}
@@ -55,6 +55,9 @@ class So101Bus:
         port: Serial device.
         robot: Its axes are the motors' names, in any order.
         calibration: motor -> LeRobot's calibration fields.
+
+    Raises:
+        NodeError: An axis is no motor, or the calibration is beyond what a servo can hold.
     """
 
     def __init__(self, port: str, robot: RobotSpec, calibration: Mapping[str, Mapping[str, int]]) -> None:
@@ -62,9 +65,14 @@ class So101Bus:
             if name not in MOTORS:
                 fix = f"Name the axes of robot '{robot.name}' like the motors."
                 raise NodeError(unknown_name("motor of an SO-101", name, MOTORS, fix=fix))
+        try:
+            check_servos(calibration, "the servo calibration")
+        except CalibrationError as error:
+            raise NodeError(str(error)) from error
         self._port, self._robot, self._calibration = port, robot, calibration
         self._offsets = _offsets(robot)
         self._bus: Any = None
+        self._written: list[str] | None = None  # servos that a setup has written; None: torque was left alone
 
     @property
     def connected(self) -> bool:
@@ -94,15 +102,17 @@ class So101Bus:
                 for name in bus.motors:
                     bus.write("Acceleration", name, ACCELERATION)
                 bus.enable_torque()
-        except DEVICE_ERRORS as error:
+        except (*DEVICE_ERRORS, ValueError) as error:
             self.close()
             raise NodeError(
                 f"the SO-101 on {self._port} does not answer as it should ({_one_line(error)}): check power, cable, "
                 "port and permissions (lerobot-find-port lists ports; the user must be in group dialout)."
+                f"{self._aftermath()}"
             ) from error
         except NodeError:
             self.close()
             raise
+        self._written = None
         return pose
 
     def read(self) -> np.ndarray:
@@ -193,12 +203,26 @@ class So101Bus:
                 "and start once with so101_setup:=true: it goes limp for a moment while this is written."
             )
         logger.warning("setting up the servos on %s: %s", self._port, "; ".join(wrong))
+        self._written = []
         bus.disable_torque()
         bus.configure_motors()
-        bus.write_calibration({name: bus.calibration[name] for name in bus.motors})
         for name in bus.motors:
+            bus.write_calibration({name: bus.calibration[name]}, cache=False)
             for register, value in _wanted(name).items():
                 bus.write(register, name, value)
+            self._written.append(name)
+
+    def _aftermath(self) -> str:
+        """In which state a setup that failed has left the arm."""
+        if self._written is None:
+            return ""
+        left = [name for name in MOTORS if name in self._robot.action_names and name not in self._written]
+        return (
+            " This came in the middle of a setup: torque was switched off, so the arm is limp, or partly: support it. "
+            f"New calibration and settings are in {', '.join(self._written) or 'no servo'}; {', '.join(left) or 'none'}"
+            " may hold old ones, or some of each. When the cause is mended start again with so101_setup:=true, which "
+            "writes what is missing."
+        )
 
     def _calibration_differences(self) -> list[str]:
         wrong = []
@@ -225,21 +249,13 @@ def read_calibration(path: Path) -> dict[str, dict[str, int]]:
     Raises:
         NodeError: There is no such file, or it is not a calibration of an SO-101.
     """
-    fix = "make it with lerobot-calibrate, or with wam calibrate joints."
     if not path.is_file():
+        fix = "make it with lerobot-calibrate, or with wam calibrate joints."
         raise NodeError(f"there is no calibration file {path}: {fix}")
     try:
-        data = json.loads(path.read_text())
-        found = {name: {field: int(data[name][field]) for field in CALIBRATION_FIELDS} for name in MOTORS}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise NodeError(f"{path} is not LeRobot's calibration of an SO-101 ({error!r}): {fix}") from error
-    for name, values in found.items():
-        if values["range_min"] >= values["range_max"]:
-            raise NodeError(
-                f"{path}: {name} has range {values['range_min']} to {values['range_max']}: the joint was not moved "
-                f"while its range was recorded; {fix}"
-            )
-    return found
+        return {name: dict(vars(servo)) for name, servo in read_servo_file(path, MOTORS).items()}
+    except CalibrationError as error:
+        raise NodeError(str(error)) from error
 
 
 def _offsets(robot: RobotSpec) -> np.ndarray:

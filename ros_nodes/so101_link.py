@@ -94,7 +94,7 @@ class So101Link:
             self._goal = None if positions is None else positions.copy()
 
     def close(self, *, limp: bool = False) -> None:
-        """Ends the thread and closes the port; may be called twice.
+        """Ends the thread and closes the port, once the newest goal is written; may be called twice.
 
         Args:
             limp: Switch torque off first. The servos hold otherwise.
@@ -119,6 +119,10 @@ class So101Link:
                 wait = 0.0 if self._reconnect() else RECONNECT_SECONDS
             if wait > 0:
                 self._stop.wait(wait)
+        with self._lock:
+            last_goal_waits = self._goal is not None
+        if last_goal_waits and self._bus.connected:
+            self._exchange()  # the pose read behind it has to wait until the goal has left the computer
 
     def _exchange(self) -> None:
         with self._lock:

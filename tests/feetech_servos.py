@@ -22,9 +22,15 @@ P_GAIN, D_GAIN, I_GAIN = 21, 22, 23
 MAX_TORQUE, PROTECTION_CURRENT, OVERLOAD = 16, 28, 36
 
 
-# LeRobot's calibration of these servos: zero is in the middle, 2000
+# LeRobot's calibration of these servos: zero is in the middle, 2000; joints reach beyond the limits of robot so101
 CALIBRATION = {
-    name: {"id": number, "drive_mode": 0, "homing_offset": 0, "range_min": 1000, "range_max": 3000}
+    name: {
+        "id": number,
+        "drive_mode": 0,
+        "homing_offset": 0,
+        "range_min": 1000 if number == 6 else 200,
+        "range_max": 3000 if number == 6 else 3800,
+    }
     for number, name in enumerate(
         ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"), start=1
     )
@@ -40,8 +46,8 @@ class Servo:
         self.registers[0:2] = bytes((3, 10))  # firmware
         self.registers[ID] = number
         self.registers[P_GAIN], self.registers[I_GAIN], self.registers[D_GAIN] = 16, 0, 32
-        self.set(MIN_LIMIT, 1000)
-        self.set(MAX_LIMIT, 3000)
+        self.set(MIN_LIMIT, 1000 if number == 6 else 200)
+        self.set(MAX_LIMIT, 3000 if number == 6 else 3800)
         self.set(PRESENT, 2000)
         self.registers[TEMPERATURE] = 30 + number
         if number == 6:
@@ -87,6 +93,8 @@ class FakeBus:
         self.mute: set[int] = set()  # servos that do not answer
         self.spoil = 0  # answers still to be sent with a wrong checksum
         self.torque_log: list[tuple[int, int]] = []  # (servo, value) of every write to Torque_Enable
+        self.writes = 0  # to one servo each, of whatever register
+        self.fails_at: tuple[int, int] | None = None  # (servo, register): not written, and the answer is spoilt
         self.sync_writes = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -153,6 +161,10 @@ class FakeBus:
                 yield self._status(number, b"")
 
     def _write(self, number: int, address: int, data: bytes) -> None:
+        self.writes += 1
+        if (number, address) == self.fails_at:
+            self.spoil += 1
+            return
         if address == TORQUE:
             self.torque_log.append((number, data[0]))
         self.servos[number].write(address, data)

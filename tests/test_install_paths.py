@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ros_nodes.launch_plan import plan
+from ros_nodes.up import parse_arguments
 from tests.test_package import distribution, setup_arguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -50,12 +52,52 @@ def test_service_passes_systemd(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_service_stops_with_the_signal_that_launch_understands() -> None:
+def test_service_lets_every_process_stop_softly() -> None:
     text = SERVICE.read_text()
-    assert "\nKillSignal=SIGINT\n" in text
-    assert "\nKillMode=mixed\n" in text  # launch passes it on, in its own time
+    assert "\nKillSignal=SIGINT\n" in text  # ros2 launch forgets its nodes on SIGTERM
+    assert "\nKillMode=control-group\n" in text  # "mixed" kills the guard at once when the launch has died
+    seconds = float(re.search(r"^TimeoutStopSec=(\d+)$", text, flags=re.MULTILINE)[1])
+    for process in plan(REPOSITORY / "launch/bringup.launch.xml", {"robot": "so101"}, {}):
+        assert seconds > process.sigterm_timeout_s + process.sigkill_timeout_s
     launch_file = re.search(r"ros2 launch --noninteractive world_action_model (\S+)", text)[1]
     assert (REPOSITORY / "launch" / launch_file).is_file()
+
+
+def shell_lines() -> list[str]:
+    """What the unit, and the line it offers for the wheels, make bash run."""
+    found = re.findall(r"^#? *ExecStart=/bin/bash -c '(.*)'$", SERVICE.read_text(), flags=re.MULTILINE)
+    assert len(found) == 2
+    return found
+
+
+def stand_in(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_service_activates_what_the_installation_made(tmp_path: Path) -> None:
+    (wheels, colcon), workspace = shell_lines(), tmp_path / "workspace"
+    program = '#!/bin/bash\necho "$WAM_SEEN ${0##*/} $*"\n'
+    for name, path in (("jazzy", tmp_path / "jazzy/setup.bash"), ("local", workspace / "install/local_setup.bash")):
+        stand_in(path, f'WAM_SEEN="$WAM_SEEN {name}"; export WAM_SEEN\n')
+    stand_in(workspace / "python/bin/activate", f'WAM_SEEN="$WAM_SEEN python"; PATH="{workspace}/python/bin:$PATH"\n')
+    stand_in(workspace / "python/bin/ros2", program)  # found because the environment is active
+    stand_in(workspace / ".venv/bin/wam", program)
+    for line, seen in ((colcon, ["jazzy", "python", "local", "ros2", "launch"]), (wheels, ["wam", "up", "bringup"])):
+        command = line.replace("/opt/ros/jazzy", str(tmp_path / "jazzy"))
+        result = subprocess.run(["bash", "-c", command], cwd=workspace, capture_output=True, text=True, check=True)
+        words = result.stdout.split()
+        assert words[: len(seen)] == seen
+        arguments = parse_arguments([word for word in words if ":=" in word])
+        assert plan(REPOSITORY / "launch/bringup.launch.xml", arguments, {})
+    for gone in ("python/bin/activate", "install/local_setup.bash"):  # nothing is started half-way
+        (workspace / gone).unlink()
+        command = colcon.replace("/opt/ros/jazzy", str(tmp_path / "jazzy"))
+        result = subprocess.run(["bash", "-c", command], cwd=workspace, capture_output=True, text=True, check=False)
+        assert result.returncode != 0
+        assert gone in result.stderr
+        stand_in(workspace / gone, "true\n")
 
 
 def test_kilted_installs_the_same_ros_packages_as_jazzy() -> None:

@@ -142,6 +142,18 @@ def test_the_guard_and_the_arm_are_required_and_the_policy_comes_back() -> None:
     assert order.index("recorder") < order.index("arm") < order.index("guard") < order.index("policy")
 
 
+@pytest.mark.ros
+@pytest.mark.parametrize("path", USES, ids=lambda path: path.name)
+def test_nodes_end_with_their_launcher_and_get_the_time_for_it(path: Path) -> None:
+    from ros_nodes.spinning import LAUNCHED_VARIABLE, STOP_SECONDS
+
+    names = {argument.name for argument in declared_arguments(path, {})}
+    for process in plan(path, {name: value for name, value in GIVEN.items() if name in names}, {}):
+        assert process.environment[LAUNCHED_VARIABLE]
+        if process.required:  # the guard, which brakes, and the arm, which waits for it
+            assert process.sigterm_timeout_s >= STOP_SECONDS + 2.0
+
+
 @pytest.mark.parametrize("path", [*USES], ids=lambda path: path.name)
 def test_python_launch_files_only_include_the_xml(path: Path) -> None:
     thin = path.with_suffix(".py")

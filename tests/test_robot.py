@@ -17,7 +17,9 @@ from wam.errors import RobotSpecError, unknown_name
 from wam.robot import COMMAND_INTERFACES, CameraSpec, JointSpec, RobotSpec, SafetySpec, load_robot, robot_names
 from wam.robot_identity import behaviour_hash, differences
 
-NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True).filter(
+    lambda name: not any(word in name for word in ("gripper", "finger", "jaw", "claw"))
+)
 POSITIVE = st.floats(1e-3, 1e3)
 ANGLES = st.floats(-10, 10)
 
@@ -310,3 +312,59 @@ def test_robot_files_are_found_beside_any_installed_prefix(tmp_path: Path, monke
     monkeypatch.delenv("AMENT_PREFIX_PATH")
     monkeypatch.setattr(sys, "prefix", str(underlay))  # what `pip install` of the wheel makes
     assert load_robot("elsewhere").name == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gripper",
+        "left_gripper",
+        "right_finger_joint1",
+        "Jaw",
+        "rightClawJoint",
+        "r_gripper_joint",
+        "panda_finger_joint2",
+    ]
+    + ["leftgripper", "GRIPPER_2", "jaws", "fingertip-3", "gripper1", "left_inner_finger_roll", "hand.finger"],
+)
+def test_a_gripper_among_the_joints_is_refused(name: str) -> None:
+    data = load_robot("sim6").to_dict()
+    data["gripper"] = None
+    data["joints"][2]["name"] = name
+    with pytest.raises(RobotSpecError) as error:
+        RobotSpec.from_dict(data, source="two_hands.yaml")
+    assert str(error.value).startswith(
+        f"two_hands.yaml: joint {name} has the name of a gripper. As a joint it would fau"
+    )
+    assert "Describe the one gripper under 'gripper:' as an opening in [0, 1]" in str(error.value)
+    assert "leave it out of this file and let its own driver hold it" in str(error.value)
+
+
+def test_all_grippers_among_the_joints_are_named_at_once() -> None:
+    data = load_robot("sim6").to_dict()
+    data["joints"][0]["name"], data["joints"][4]["name"] = "left_gripper", "right_gripper"
+    with pytest.raises(RobotSpecError, match="joint left_gripper, right_gripper has the name of a gripper"):
+        RobotSpec.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gripper_roll",
+        "left_gripper_pitch_joint",
+        "GripperYaw",
+        "gripper_rotation",
+        "wrist_roll_2",
+        "jawohl_1",
+        "clavicle",
+    ]
+    + ["shoulder_pan_joint", "panda_joint7", "lbr_iiwa_joint_3", "elbow", "yaw", "tool_pitch", "grip", "linear_axis"],
+)
+def test_joints_of_arms_load(name: str) -> None:
+    data = load_robot("sim6").to_dict()
+    data["joints"][2]["name"] = name
+    if name == "yaw":
+        data["joints"][0]["name"] = "base"
+    assert RobotSpec.from_dict(data).joints[2].name == name
+    for shipped in ("sim6", "so101"):
+        assert load_robot(shipped)

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy")
@@ -18,9 +19,11 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from policy.wire import rgb_from_image, stamp_seconds  # noqa: E402
 from ros_nodes import qos  # noqa: E402
 from ros_nodes.capture import Capture, CaptureState, Frame, open_source  # noqa: E402
-from ros_nodes.diagnostics import values_of  # noqa: E402
+from ros_nodes.diagnostics import OK, values_of  # noqa: E402
 from ros_nodes.errors import NodeError  # noqa: E402
-from tests.ros_graph import PATIENCE, Graph, Heard  # noqa: E402
+from ros_nodes.launch_plan import ParameterFile, plan  # noqa: E402
+from tests.ros_graph import PATIENCE, REPOSITORY, Graph, Heard  # noqa: E402
+from wam.robot import load_robot  # noqa: E402
 
 CALIBRATION = """\
 image_width: {width}
@@ -199,6 +202,37 @@ def test_the_node_publishes_reports_a_frozen_picture_and_reconnects(tmp_path: Pa
         assert images.last.header.frame_id == "front_optical"
         graph.until(lambda: "the same pixels" in said(reports), "the frozen camera is reported")
         graph.until(lambda: int(values_of(reports.last.status[0])["reconnects"]) > 0, "it is opened again")
+
+
+@pytest.mark.slow
+def test_a_robot_with_one_camera_of_any_name_comes_up(tmp_path: Path, pictures: Path) -> None:
+    data = {name: value for name, value in load_robot("sim6").to_dict().items() if value is not None}
+    data["cameras"] = [data["cameras"][0] | {"name": "top", "topic": "/top/image_raw"}]
+    robot = tmp_path / "sim6.yaml"
+    robot.write_text(yaml.safe_dump(data))
+    plans = plan(REPOSITORY / "launch/bringup.launch.xml", {"robot": str(robot), "policy": "false"}, {})
+    cameras = [process for process in plans if process.label.startswith("camera")]
+    with Graph(tmp_path) as graph:
+        images = graph.hear(Image, "/top/image_raw", qos.SENSOR)
+        reports = graph.hear(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+        for place, process in enumerate(cameras, start=1):  # with what the launch file gives them
+            given: dict[str, object] = {}
+            for argument in process.arguments:
+                if isinstance(argument, ParameterFile):
+                    given |= next(iter(yaml.safe_load(argument.text).values()))["ros__parameters"]
+            given["device"] = pictures
+            parameters = [f"{name}:={value}" for name, value in given.items() if value != ""]
+            graph.run(f"camera_{place}", ["-m", "ros_nodes.camera_node", *ros_arguments(f"camera_{place}", parameters)])
+        graph.until(lambda: len(images) > 5, "the one camera is seen")
+        heard = lambda name: [s for _, array in reports.items for s in array.status if s.name == name]  # noqa: E731
+        graph.until(lambda: len(heard("camera_2")) > 2, "the other one stays")  # fails if it ends
+        assert heard("camera_2")[-1].message == "nothing to do: robot 'sim6' has no camera 2 (only top)"
+        assert heard("camera_2")[-1].level == OK
+        assert "camera_2:=none leaves this node out" in graph.processes["camera_2"].output()
+
+
+def ros_arguments(name: str, parameters: list[str]) -> list[str]:
+    return ["--ros-args", "-r", f"__node:={name}", *(word for value in parameters for word in ("-p", value))]
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 import ast
 import dataclasses
 import inspect
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -212,47 +210,6 @@ def test_health_survives_the_message() -> None:
     status = status_message("policy", Health(message="fine", values={"ticks": 3, "age_ms": 1.5}))
     assert values_of(status) == {"ticks": "3", "age_ms": "1.5"}
     assert (status.name, status.message) == ("policy", "fine")
-
-
-CHILD = """
-import sys
-from rclpy.node import Node
-from ros_nodes import spinning
-class Counting(Node):
-    def __init__(self):
-        super().__init__("counting")
-        self.left = {steps}
-        self.create_timer(0.01, self.work)
-        print("ready", flush=True)
-    def work(self):
-        if self.left < {steps}:
-            self.left -= 1
-    def begin_stop(self):
-        self.left -= 1
-    @property
-    def stopped(self):
-        return self.left <= 0
-    def destroy_node(self):
-        print("left", self.left, flush=True)
-        super().destroy_node()
-spinning.run(Counting, ["counting"])
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_gives_a_node_time_to_stop(number: signal.Signals, ros_environment: dict[str, str]) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD.format(steps=3)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-        env=ros_environment,
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        child.send_signal(number)
-        assert child.stdout.readline() == "left 0\n"
-        assert child.wait(timeout=20) == 0
 
 
 def rclpy_attributes() -> set[str]:

@@ -235,10 +235,9 @@ def test_heat_is_a_warning(arm, servos):
 
 
 def test_the_robot_file_may_hold_the_calibration(calibration_file):
-    servo = ServoCalibration(id=1, drive_mode=0, homing_offset=0, range_min=1000, range_max=3000)
-    joints = tuple(JointCalibration(name=name, servo=servo) for name in ROBOT.action_names)
+    joints = tuple(JointCalibration(name=name, servo=ServoCalibration(**CALIBRATION[name])) for name in CALIBRATION)
     robot = dataclasses.replace(ROBOT, calibration=RobotCalibration(joints=joints))
-    assert servo_calibration(robot, "")["gripper"]["range_max"] == 3000
+    assert servo_calibration(robot, "") == CALIBRATION
     assert servo_calibration(robot, str(calibration_file)) == CALIBRATION
     with pytest.raises(NodeError, match="no servo calibration for shoulder_pan, .*lerobot-calibrate"):
         servo_calibration(ROBOT, "")
@@ -248,13 +247,100 @@ def test_bad_calibration_files_are_refused(tmp_path):
     path = tmp_path / "arm.json"
     with pytest.raises(NodeError, match="there is no calibration file"):
         read_calibration(path)
-    for text in ("{", "[]", json.dumps({"gripper": {}})):
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[]", "is no LeRobot calibration"),
+        (
+            json.dumps({"gripper": {}}),
+            "there is no motor shoulder_pan, .*; motor 'gripper': id, .*range_max is missing",
+        ),
+        (json.dumps(CALIBRATION | {"elbw_flex": {}}), r"unknown motor 'elbw_flex' \(did you mean 'elbow_flex'\?\)"),
+    ):
         path.write_text(text)
-        with pytest.raises(NodeError, match="is not LeRobot's calibration of an SO-101"):
+        with pytest.raises(NodeError, match=f"arm.json.*{message}"):
             read_calibration(path)
-    path.write_text(json.dumps({**CALIBRATION, "gripper": {**CALIBRATION["gripper"], "range_min": 3000}}))
-    with pytest.raises(NodeError, match="gripper has range 3000 to 3000"):
-        read_calibration(path)
+
+
+# What servos cannot hold, and what is said of it; all of them at once.
+BEYOND = {
+    "shoulder_pan": ({"homing_offset": 2048}, "homing_offset is 2048, and a servo holds -2047 to 2047"),
+    "shoulder_lift": ({"homing_offset": -3000}, "homing_offset is -3000, and a servo holds -2047 to 2047"),
+    "elbow_flex": ({"range_max": 4096}, "range_max is 4096, and a servo holds 0 to 4095"),
+    "wrist_flex": ({"range_min": -1, "id": 253}, "range_min is -1, and a servo holds 0 to 4095"),
+    "wrist_roll": ({"drive_mode": 2, "range_min": 1000.5}, "drive_mode is 2, and a servo holds 0 to 1"),
+    "gripper": ({"id": 1}, "motors 'shoulder_pan' and 'gripper' have one id, 1"),
+}
+
+
+@pytest.mark.parametrize("names", [*([name] for name in BEYOND), list(BEYOND)], ids=lambda names: "+".join(names))
+def test_what_a_servo_cannot_hold_is_refused_before_anything_is_touched(servos, tmp_path, names):
+    changed = {name: values | (BEYOND[name][0] if name in names else {}) for name, values in CALIBRATION.items()}
+    if "gripper" in names:
+        changed["shoulder_pan"] = changed["shoulder_pan"] | {"id": 1}
+    path = tmp_path / "arm.json"
+    path.write_text(json.dumps(changed))
+    servos.servos[2].set(fake.HOMING, 77)  # so that there is something to set up
+    with pytest.raises(NodeError, match="Nothing of it was written") as refused:
+        make_arm(servos, path, so101_setup=True).connect()
+    assert str(refused.value).startswith(f"{path} does not suit the servos")
+    for name in names:
+        assert BEYOND[name][1] in str(refused.value)
+        assert f"'{name}'" in str(refused.value)
+    with pytest.raises(NodeError, match="the servo calibration does not suit the servos"):
+        So101Bus(str(servos.path), ROBOT, changed)  # from wherever it comes
+    assert (servos.writes, servos.torque_log) == (0, [])
+
+
+def test_a_robot_files_servos_are_checked_too():
+    bad = ServoCalibration(id=1, drive_mode=0, homing_offset=2300, range_min=1000, range_max=3000)
+    joints = tuple(JointCalibration(name=name, servo=bad) for name in ROBOT.action_names)
+    robot = dataclasses.replace(ROBOT, calibration=RobotCalibration(joints=joints))
+    with pytest.raises(NodeError, match="in the file of robot 'so101'.* homing_offset is 2300.* have one id, 1"):
+        servo_calibration(robot, "")
+
+
+@pytest.mark.parametrize("register", [fake.TORQUE, fake.HOMING, fake.MIN_LIMIT, fake.P_GAIN])
+def test_a_setup_that_fails_half_way_says_in_which_state_the_arm_is(servos, bus, register):
+    for servo in servos.servos.values():
+        servo.registers[fake.TORQUE] = 1
+        servo.set(fake.HOMING, 77)
+    servos.fails_at = (4, register)
+    with pytest.raises(NodeError, match="does not answer as it should") as failed:
+        bus.connect(dataclasses.replace(HOLD, setup=True))
+    written = "no servo" if register == fake.TORQUE else "shoulder_pan, shoulder_lift, elbow_flex"
+    left = ", ".join(name for name in ROBOT.action_names if name not in written)
+    assert f"New calibration and settings are in {written}; {left} may hold old ones" in str(failed.value)
+    assert "the arm is limp, or partly: support it" in str(failed.value)
+    assert "start again with so101_setup:=true" in str(failed.value)
+    assert [servos.servos[number].get(fake.HOMING) for number in (1, 5)] == [77 if written == "no servo" else 0, 77]
+    servos.fails_at = None
+    bus.connect(dataclasses.replace(HOLD, setup=True))  # as it says
+    assert {servo.get(fake.HOMING) for servo in servos.servos.values()} == {0}
+    assert all(servo.registers[fake.TORQUE] for servo in servos.servos.values())
+    servos.mute = {2}
+    bus.close()
+    with pytest.raises(NodeError) as later:
+        bus.connect(HOLD)
+    assert "limp" not in str(later.value)
+
+
+def test_limits_beyond_the_measured_range_are_a_warning(servos, tmp_path, caplog):
+    narrow = CALIBRATION | {"elbow_flex": CALIBRATION["elbow_flex"] | {"range_min": 1150, "range_max": 2850}}
+    servos.servos[3].set(fake.MIN_LIMIT, 1150)
+    servos.servos[3].set(fake.MAX_LIMIT, 2850)
+    path = tmp_path / "arm.json"
+    path.write_text(json.dumps(narrow))
+    arm = make_arm(servos, path)
+    sentences = [record.getMessage() for record in caplog.records if "the robot file allows" in record.getMessage()]
+    assert [sentence.partition(": narrow its position")[0] for sentence in sentences] == [
+        "joint 'elbow_flex': the robot file allows -1.64 to 1.64 rad, but the range that was measured reaches from "
+        "-1.30 to 1.30"
+    ]
+    arm.connect()
+    health = until("it has read", lambda: (now := arm.health()).values["reads"] and now)
+    assert health.level == WARN
+    assert "joint 'elbow_flex': the robot file allows" in health.message
+    arm.close()
 
 
 def test_an_empty_port_is_refused(calibration_file):
@@ -264,3 +350,13 @@ def test_an_empty_port_is_refused(calibration_file):
 
 def test_a_link_closes_without_having_been_started(bus):
     So101Link(bus, HOLD, rate_hz=100.0).close()
+
+
+def test_the_last_goal_is_written_before_the_port_closes(servos, bus):
+    link = So101Link(bus, HOLD, rate_hz=0.01)
+    link.start()
+    until("the link waits", lambda: link.status.reads == 1)
+    link.command(np.array([0.1, 0, 0, 0, 0, 0.5]))
+    link.close()
+    assert servos.servos[1].get(fake.GOAL) == pytest.approx(2000 + 0.1 / TICK, abs=1)
+    assert not bus.connected

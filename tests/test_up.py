@@ -202,6 +202,7 @@ SCRIPTS = {
     # Says what ended it, into the file its node is named after.
     "polite": 'trap "echo INT; exit 0" INT; trap "echo TERM; exit 0" TERM; echo ready; while :; do sleep 0.05; done',
     "stubborn": 'trap "echo ignored INT" INT; trap "echo ignored TERM" TERM; echo ready; while :; do sleep 0.05; done',
+    "careful": 'trap "" PIPE; trap "echo asked > $0.said; exit 0" TERM; while :; do echo on; sleep 0.05; done',
     "short": "echo once; exit 0",
     "failing": "echo oops >&2; exit 3",
     "unfinished": "printf 'no newline'",
@@ -378,12 +379,14 @@ def test_a_hung_node_does_not_keep_the_others_from_a_second_signal(fake: Path, u
     assert up.end() == 0
 
 
-def test_when_it_is_killed_its_nodes_end_too(fake: Path, ups: list[Up]) -> None:
-    ups.append(up := Up(fake, "polite"))
-    pid = up.pid("polite-1")
-    up.until("ready")
-    up.process.kill()
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "nobody takes its output"])
+def test_when_it_fails_its_nodes_may_stop_softly(fake: Path, ups: list[Up], killed: bool) -> None:
+    ups.append(up := Up(fake, "careful"))
+    pid = up.pid("careful-1")
+    up.until("on")
+    up.process.kill() if killed else up.process.stdout.close()  # type: ignore[union-attr]
     wait_for_the_end_of(pid)
+    assert (fake / "lib/fake/careful.said").read_text() == "asked\n"
 
 
 def test_a_program_that_cannot_be_started_stops_the_others(fake: Path, ups: list[Up]) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ __all__ = ["CameraSpec", "JointSpec", "RobotSpec", "SafetySpec", "load_robot", "
 COMMAND_INTERFACES = ("forward", "trajectory")
 ROBOT_DIR_VARIABLE = "WAM_ROBOT_DIR"
 MAY_BE_ZERO = ("position_margin", "heartbeat_s")  # of the safety fields
+GRIPPING = ("gripper", "finger", "jaw", "claw")  # a joint called so closes on things
+TURNING = ("roll", "pitch", "yaw", "rotat")  # and a gripper's own joints of these kinds turn the wrist
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +324,27 @@ def _check_safety(robot: RobotSpec, where: str) -> None:
             )
 
 
+def _check_grippers(robot: RobotSpec, where: str) -> None:
+    """Refuses grippers among the joints: one that holds something never reaches its command, which is a fault there."""
+    found = [joint.name for joint in robot.joints if _grips(joint.name)]
+    if found:
+        raise RobotSpecError(
+            f"{where}: joint {', '.join(found)} has the name of a gripper. As a joint it would fault when it holds "
+            "something, because it stops short of its command (tracking error). Describe the one gripper under "
+            "'gripper:' as an opening in [0, 1], which the arm driver maps to the device. A second one cannot be "
+            "described yet: leave it out of this file and let its own driver hold it. A joint that is no gripper needs "
+            "another name, here and in its driver."
+        )
+
+
+def _grips(name: str) -> bool:
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    kinds = {kind for kind in GRIPPING for word in words if word.endswith((kind, kind + "s"))}
+    kinds |= {kind for kind in ("gripper", "finger") for word in words if word.startswith(kind)}  # "fingertip"
+    turns = any(word.startswith(TURNING) for word in words)
+    return bool(kinds) and not (kinds == {"gripper"} and turns)
+
+
 def _check_robot(robot: RobotSpec, where: str) -> None:
     if not robot.joints or not robot.cameras:
         raise RobotSpecError(f"{where}: a robot needs at least one joint and one camera.")
@@ -337,6 +361,7 @@ def _check_robot(robot: RobotSpec, where: str) -> None:
         raise RobotSpecError(
             f"{where}: " + unknown_name("command_interface", robot.command_interface, COMMAND_INTERFACES)
         )
+    _check_grippers(robot, where)
     _check_safety(robot, where)
     if robot.calibration is not None:
         for kind, entries, names in (

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 from policy.wire import stamp_seconds  # noqa: E402
 from ros_nodes import qos  # noqa: E402
 from ros_nodes.diagnostics import ERROR, values_of  # noqa: E402
-from ros_nodes.messages import trajectory_chunk  # noqa: E402
+from ros_nodes.messages import chunk_frame_id, parse_chunk_frame_id, trajectory_chunk  # noqa: E402
 from tests.ros_fakes import FakeRobot, patient_robot  # noqa: E402
 from tests.ros_graph import PATIENCE, Graph, Heard  # noqa: E402
 from tests.ros_guard_watch import GuardWatch  # noqa: E402
@@ -222,6 +222,26 @@ def test_a_reset_begins_a_new_epoch(running: Scene) -> None:
     assert running.graph.call("policy/reset").success
     running.graph.until(lambda: int(running.watch.values["epoch"]) > epoch, "the guard plays the new epoch")
     running.watch.until("RUN_POLICY")
+
+
+def test_one_stray_chunk_of_a_later_policy_ends_nothing(running: Scene) -> None:
+    graph = running.graph
+    chunks = graph.hear(JointTrajectory, "policy/chunk", qos.CHUNK)
+    graph.until(lambda: len(chunks) > 0, "the policy plans")
+    own, _, _ = parse_chunk_frame_id(chunks.last.header.frame_id)
+    stray = JointTrajectory(joint_names=chunks.last.joint_names, points=chunks.last.points)
+    stray.header.stamp = chunks.last.header.stamp
+    stray.header.frame_id = chunk_frame_id(own + 10**6, own + 10**6, 0)
+    publisher = graph.node.create_publisher(JointTrajectory, "policy/chunk", qos.CHUNK)
+    graph.until(lambda: publisher.get_subscription_count() >= 3, "policy, guard and this process would hear it")
+    refused = running.watch.count("chunks_refused")
+    publisher.publish(stray)
+    graph.until(lambda: running.watch.count("chunks_refused") > refused, "the guard refuses it")
+    heard = len(chunks)
+    graph.until(lambda: len(chunks) > heard + 20, "the policy plans on")
+    assert parse_chunk_frame_id(chunks.last.header.frame_id)[0] == own
+    assert running.policy()["message"] == "planning"
+    graph.node.destroy_publisher(publisher)
 
 
 def test_a_second_policy_refuses_to_plan(running: Scene) -> None:

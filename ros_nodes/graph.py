@@ -9,7 +9,9 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
 from ros_nodes.errors import GraphError
 
-__all__ = ["open_node", "other_publishers", "qos_mismatches"]
+__all__ = ["open_node", "other_publishers", "other_types", "qos_mismatches"]
+
+IMAGE_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 def open_node(name: str, context: Context, namespace: str) -> Node:
@@ -50,6 +52,42 @@ def qos_mismatches(node: Node, asked: Mapping[str, QoSProfile]) -> list[str]:
                     f"'{node.get_name()}' ({reasons}): start it with {_wanted(profile)}"
                 )
     return found
+
+
+def other_types(node: Node, wanted: Mapping[str, str]) -> list[str]:
+    """Says which topics somebody publishes as another type than we read, so that nothing will ever arrive.
+
+    Args:
+        node: The node that subscribes.
+        wanted: Topic → type name we read, such as "sensor_msgs/msg/Image".
+
+    Returns:
+        One sentence per topic.
+    """
+    found = []
+    for topic, kind in wanted.items():
+        publishers = node.get_publishers_info_by_topic(_resolved(node, topic))
+        if any(publisher.topic_type == kind for publisher in publishers):
+            continue
+        names = [topic] * bool(publishers) or [f"{topic}/compressed"] * (kind == IMAGE_TYPE)
+        for name in names:
+            for publisher in node.get_publishers_info_by_topic(_resolved(node, name))[:1]:
+                found.append(
+                    f"'{_full_name(publisher)}' publishes {name} as {publisher.topic_type} and nobody publishes "
+                    f"{topic} as {kind}, which is what is read: {_raw(name, publisher.topic_type)}"
+                )
+    return found
+
+
+def _raw(topic: str, kind: str) -> str:
+    """How to get the type that is read."""
+    if kind != COMPRESSED_TYPE:
+        return "let its driver publish that type, or name its topic in the robot file"
+    return (
+        "let the driver publish its raw pictures, or run 'ros2 run image_transport republish compressed raw --ros-args "
+        f"-r in/compressed:={topic} -r out:={topic.removesuffix('/compressed')}/raw' and name the topic "
+        f"{topic.removesuffix('/compressed')}/raw in the robot file"
+    )
 
 
 def other_publishers(node: Node, topic: str) -> list[str]:

@@ -9,10 +9,11 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from policy.alignment import Alignment, ObservationBuffer
+from policy.encodings import GREY
 from policy.wire import rgb_from_image, stamp_seconds
 from ros_nodes import qos
 from ros_nodes.diagnostics import Window
-from ros_nodes.graph import qos_mismatches
+from ros_nodes.graph import other_types, qos_mismatches
 from ros_nodes.timing import reception
 from wam import history
 from wam.errors import ValueContractError
@@ -56,6 +57,9 @@ class PolicyInputs:
         self._last_t: float | None = None
         self._asked: dict[str, QoSProfile] = {robot.state_topic: qos.STATE}
         self._bad_message = ""
+        self._types = {robot.state_topic: "sensor_msgs/msg/JointState"}
+        self._types |= {camera.topic: "sensor_msgs/msg/Image" for camera in robot.cameras}
+        self._grey: dict[str, str] = {}  # topic -> that its pictures have no colours
         on_state: Any = self._on_state  # rclpy tells callbacks of two arguments when a message came; its types do not
         self._subscriptions = [
             node.create_subscription(JointState, robot.state_topic, on_state, qos.STATE),
@@ -111,21 +115,28 @@ class PolicyInputs:
 
     def problems(self) -> list[str]:
         """What is wrong with the messages that arrive, or with publishers whose messages never do."""
-        problems = qos_mismatches(self._node, self._asked)
+        problems = [*other_types(self._node, self._types), *qos_mismatches(self._node, self._asked)]
         if self._bad_message:
             problems.append(self._bad_message)
             self._bad_message = ""
-        return problems
+        return [*problems, *self._grey.values()]
 
     def _image_callback(self, camera: CameraSpec) -> Any:
         def on_image(message: Image, info: Any) -> None:
             stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9
+            self._note_grey(camera.topic, message.encoding)
             try:
                 self._buffer.add_image(camera.name, stamp, rgb_from_image(message), received=received)
             except ValueContractError as error:
                 self._complain(f"{camera.topic}: {error}")
 
         return on_image
+
+    def _note_grey(self, topic: str, encoding: str) -> None:
+        if encoding in GREY:
+            self._grey[topic] = f"{topic} is {encoding}: its pictures have no colours; was the policy trained on such?"
+        else:
+            self._grey.pop(topic, None)
 
     def _on_state(self, message: JointState, info: Any) -> None:
         stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9

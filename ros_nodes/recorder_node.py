@@ -22,6 +22,7 @@ from ros_nodes import qos
 from ros_nodes.diagnostics import ERROR, DiagnosticsReporter, Health
 from ros_nodes.episode_file import COMPRESSIONS
 from ros_nodes.errors import NodeError
+from ros_nodes.graph import other_types
 from ros_nodes.parameters import declare, param
 from ros_nodes.recorded_topics import RecordedTopic, contract_topics, message_type
 from ros_nodes.recording import RecorderSettings, Recording
@@ -159,7 +160,10 @@ class _Stream:
     def follow(self) -> None:
         """Counts the publishers, and asks for less when one of them offers less."""
         publishers = self._node.get_publishers_info_by_topic(self._name)
-        self._recording.watches[self._topic.role].publishers = len(publishers)
+        watch = self._recording.watches[self._topic.role]
+        watch.publishers = len(publishers)
+        watch.strangers = "; ".join(other_types(self._node, {self._topic.topic: self._topic.type_name}))
+        publishers = [publisher for publisher in publishers if publisher.topic_type == self._topic.type_name]
         wanted = _common_profile(self._profile, [publisher.qos_profile for publisher in publishers])
         if wanted != self._profile:
             self._profile = wanted

@@ -15,6 +15,7 @@ from typing import Any
 
 import wam
 from ros_nodes.cdr import header_stamp_ns, string_data
+from ros_nodes.content_check import ContentCheck
 from ros_nodes.episode_file import EpisodeFile, StoredMessage, check_folder, next_index
 from ros_nodes.episode_writer import EpisodeWriter
 from ros_nodes.errors import NodeError
@@ -73,6 +74,7 @@ class Recording:
             topic.role: StreamWatch(dataclasses.replace(topic, topic=resolved[topic.role])) for topic in topics
         }
         self._schemas = {topic.role: schema_text(topic.type_name) for topic in topics}
+        self._content = ContentCheck(robot)
         self._latched: dict[str, tuple[bytes, Arrival]] = {}
         self._writer: EpisodeWriter | None = None
         self._index, self._started_ns, self._now_ns = 0, 0, 0
@@ -100,7 +102,7 @@ class Recording:
         self._now_ns = received_ns
         if watch.topic.latched:
             self._latched[role] = (data, arrival)
-        watch.saw(arrival, counted=self.active)
+        watch.saw(arrival, counted=self.active, unusable=self._content.trouble(role, data))
         self._store(watch, data, arrival)
 
     def start(self, *, now: float, now_ns: int) -> tuple[bool, str]:
@@ -118,7 +120,7 @@ class Recording:
             self._open(now_ns)
         except OSError as error:
             return False, f"not recording: {self._settings.folder} cannot be written ({error.strerror})."
-        return True, f"recording {self._resolved_name()}"
+        return True, "; ".join([f"recording {self._resolved_name()}", *self._content.grey.values()])
 
     def stop(self) -> tuple[bool, str]:
         """Completes the episode: index, summary and final name."""

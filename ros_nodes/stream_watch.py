@@ -45,6 +45,7 @@ class StreamWatch:
         self._wrong = ""  # why the newest message cannot be converted
         self.last: Arrival | None = None  # newest message, whether recorded or not
         self.publishers = 0  # how many there are now
+        self.strangers = ""  # that somebody publishes it as something else, and what to do
         self.begin()
 
     def begin(self) -> None:
@@ -95,6 +96,7 @@ class StreamWatch:
             return ""
         if self.last is None:
             heard = "nobody publishes it" if self.publishers == 0 else "no message has arrived yet"
+            heard = self.strangers or heard
             return f"{self.topic.topic} ({self.topic.role}): {heard}"
         age = now - self.last.now
         if age > fresh_s:

@@ -121,16 +121,14 @@ def _parsed(opcode: int, content: bytes) -> list[Any]:
 
 def _library_errors() -> tuple[type[Exception], ...]:
     """What reading a damaged record may raise: the library checks little, and its decompressors have their own."""
+    from mcap import stream_reader
     from mcap.exceptions import McapError
 
     errors: tuple[type[Exception], ...] = (
         McapError, ValueError, EOFError, RuntimeError, MemoryError, OverflowError, struct.error, KeyError
     )  # fmt: skip
-    try:
-        from zstandard import ZstdError
-    except ImportError:
-        return errors
-    return (*errors, ZstdError)
+    zstandard = getattr(stream_reader, "zstandard", None)  # the library's own, where it has one
+    return errors if zstandard is None else (*errors, zstandard.ZstdError)
 
 
 def _said(error: Exception) -> str:

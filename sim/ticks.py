@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from policy.alignment import ObservationBuffer
+from policy.encodings import GREY
 from policy.wire import command_by_name, rgb_from_image, stamp_seconds
 from sim.recorded_time import REORDER_NS, Jump, RecordedTime
 from sim.recordings import RecordedMessage, RecordingHeader
@@ -100,6 +101,7 @@ class _Replay:
         self._guard = self._scene = ""
         self._success: bool | None = None
         self._errors: dict[str, str] = {}  # role -> why its last message could not be used
+        self._grey: dict[str, str] = {}  # role of a camera -> its encoding without colours
         self._unusable: dict[str, tuple[int, str]] = {}  # role -> how many could not, and why the last one
         self._command: tuple[int, np.ndarray] | None = None  # the newest, with its time [ns]
         self._waiting: deque[Tick] = deque()
@@ -157,13 +159,15 @@ class _Replay:
                 unusable[key] = counts.malformed, self._buffer.refused[key]
             elif counts.late or counts.out_of_order:
                 unusable[key] = counts.late + counts.out_of_order, "they are stamped before ones that came earlier"
-        return [f"{count} messages of {key} were not used: {reason}" for key, (count, reason) in unusable.items()]
+        grey = [f"{role} is {encoding}: its pictures have no colours" for role, encoding in self._grey.items()]
+        return grey + [f"{count} messages of {key} were not used: {why}" for key, (count, why) in unusable.items()]
 
     def _take(self, recorded: RecordedMessage) -> None:
         role, message = recorded.role, recorded.message
         kind, _, camera = role.partition("/")
         if kind == "image":
             stamp, received = stamp_seconds(message.header.stamp), recorded.log_ns / NANO
+            self._grey |= {role: message.encoding} if message.encoding in GREY else {}
             self._buffer.add_image(camera, stamp, rgb_from_image(message), received=received)
         elif role == "state":
             stamp, received = stamp_seconds(message.header.stamp), recorded.log_ns / NANO

@@ -25,7 +25,13 @@ class LiveAligner(Node):
         self._inputs = PolicyInputs(self, robot, "")
         self._due_ns = 0  # when the tick would have been, had the machine run this process
         self._period_ns = round(robot.control_dt * 1e9)
-        self.create_timer(robot.control_dt, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(robot.control_dt, self._tick, clock=steady)
+        self.create_timer(0.5, self._report, clock=steady)
+
+    def _report(self) -> None:
+        for problem in self._inputs.problems():
+            self.get_logger().warning(problem)
 
     def _tick(self) -> None:
         time_ns = self.get_clock().now().nanoseconds

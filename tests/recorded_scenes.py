@@ -69,6 +69,7 @@ def write(
     finish: bool = True,
     per_chunk: int | None = None,
     namespace: str = "",
+    compression: str = "none",
     **metadata: str,
 ) -> Path:
     """Writes a recording as the recorder does, in chunks of so many messages; returns where it is."""
@@ -85,7 +86,8 @@ def write(
         "started": "2023-11-14T22:13:20.000+00:00",
     }
     channels = {role: (names[role], topic.type_name, schema_text(topic.type_name)) for role, topic in TOPICS.items()}
-    file = EpisodeFile(path.parent, int(path.name.split("_")[1][:6]), metadata=described | metadata, channels=channels)
+    index, described = int(path.name.split("_")[1][:6]), described | metadata
+    file = EpisodeFile(path.parent, index, metadata=described, channels=channels, compression=compression)
     for number, event in enumerate(events):
         arrived = stamp_ns(event.at_ms) if event.log_ns is None else event.log_ns
         if per_chunk and number % per_chunk == 0:

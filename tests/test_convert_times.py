@@ -3,6 +3,7 @@
 import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mcap_ros2")
@@ -13,7 +14,8 @@ from sim.convert_config import ConvertConfig
 from sim.errors import SimError
 from sim.recordings import Recording, read_header
 from sim.ticks import Tick, TickSettings, ticks
-from tests.recorded_scenes import Event, scene, write
+from tests import wire_messages as wire
+from tests.recorded_scenes import Event, scene, stamp_ns, write
 
 
 def stamped(event: Event, shift_ms: float | None) -> Event:
@@ -77,6 +79,24 @@ def test_a_driver_that_does_not_stamp_is_told_so(tmp_path, role):
     events = [stamped(e, None) if e.role == role else e for e in scene(1.0)]
     with pytest.raises(SimError, match="the driver publishes header.stamp 0, which means that it does not stamp"):
         converted(tmp_path, events)
+
+
+def test_a_camera_without_colours_is_said(tmp_path):
+    events = scene(0.3)
+    _, notes = replayed(tmp_path, events)
+    assert notes == []
+    grey = wire.serialise(
+        "sensor_msgs/msg/Image",
+        header=wire.header(stamp_ns(100)),
+        height=96,
+        width=96,
+        encoding="mono8",
+        is_bigendian=0,
+        step=96,
+        data=np.zeros(96 * 96, np.uint8),
+    )
+    _, notes = replayed(tmp_path / "grey", [*events, Event(310, "image/front", grey)])
+    assert notes[0] == "image/front is mono8: its pictures have no colours"
 
 
 @pytest.mark.parametrize("shift_ms", [-86_400_000, -700, 40, 86_400_000])

@@ -178,6 +178,62 @@ def test_what_nobody_stamps_is_said_of_streams_that_may_be_absent_too(streams, r
     assert "does not stamp" in streams.core.problems()[0]
 
 
+def yuyv(stamp_ns: int, encoding: str) -> bytes:
+    fields = {"height": 96, "width": 96, "encoding": encoding, "is_bigendian": 0, "step": 192}
+    data = np.zeros(96 * 192, np.uint8)
+    return wire.serialise("sensor_msgs/msg/Image", header=wire.header(stamp_ns, "cam"), data=data, **fields)
+
+
+def test_what_conversion_cannot_read_is_refused_in_its_words(streams):
+    now_ns = streams.now_ns
+    unreadable = {
+        "image/front": [
+            (yuyv(now_ns, "mono16"), "image encoding 'mono16' cannot be used: it is grey or depth"),
+            (wire.image(now_ns, PIXELS[:50]), "the image is (50, 96, 3) uint8 but the robot file promises (96, 96, 3)"),
+        ],
+        "state": [
+            (wire.joint_state(now_ns, ["elbow"] * 2, [0.0, 0.0]), "names elbow twice"),
+            (wire.joint_state(now_ns, ROBOT.action_names, [np.nan] * 7), "is not finite for yaw"),
+            (wire.joint_state(now_ns, ROBOT.action_names, [0.0] * 3), "has 7 names"),
+        ],
+    }
+    for role, messages in unreadable.items():
+        for data, sentence in messages:
+            streams.tick()
+            streams.core.saw(role, data, now=streams.now, received_ns=streams.now_ns, sequence=2)
+            ok, answer = streams.start()
+            assert not ok
+            assert sentence in answer
+    for ms in range(30):
+        lacking = wire.joint_state(streams.now_ns + ms * 10 * MS, ["elbow"], [0.0])
+        streams.core.saw("state", lacking, now=streams.now, received_ns=streams.now_ns + ms * 10 * MS, sequence=2)
+    assert "lacks yaw, shoulder" in streams.start()[1]
+
+
+def test_what_conversion_reads_is_recorded_and_grey_is_said(streams):
+    streams.tick()
+    streams.core.saw(
+        "image/front", yuyv(streams.now_ns, "yuyv"), now=streams.now, received_ns=streams.now_ns, sequence=2
+    )
+    ok, answer = streams.start()
+    assert ok, answer
+    assert "colours" not in answer
+    streams.core.stop()
+    streams.core.saw(
+        "image/front", yuyv(streams.now_ns, "mono8"), now=streams.now, received_ns=streams.now_ns, sequence=3
+    )
+    assert "image/front is mono8: its pictures have no colours" in streams.start()[1]
+
+
+def test_an_encoding_that_changes_while_recording_is_told(streams):
+    streams.tick()
+    assert streams.start()[0]
+    streams.core.saw(
+        "image/front", yuyv(streams.now_ns, "16UC1"), now=streams.now, received_ns=streams.now_ns, sequence=2
+    )
+    assert "1 of 1 messages of /front/image_raw (image/front): image encoding '16UC1'" in streams.core.problems()[0]
+
+
 def test_every_episode_begins_with_the_latched_messages(streams, tmp_path):
     streams.core.saw("task", wire.text("lift the red cube"), now=0.0, received_ns=5, sequence=1)
     for _ in range(2):

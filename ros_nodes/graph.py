@@ -65,13 +65,14 @@ def other_types(node: Node, wanted: Mapping[str, str]) -> list[str]:
         One sentence per topic.
     """
     found = []
-    for topic, kind in wanted.items():
-        publishers = node.get_publishers_info_by_topic(_resolved(node, topic))
+    for asked, kind in wanted.items():
+        topic = node.resolve_topic_name(asked)
+        publishers = node.get_publishers_info_by_topic(topic)
         if any(publisher.topic_type == kind for publisher in publishers):
             continue
         names = [topic] * bool(publishers) or [f"{topic}/compressed"] * (kind == IMAGE_TYPE)
         for name in names:
-            for publisher in node.get_publishers_info_by_topic(_resolved(node, name))[:1]:
+            for publisher in node.get_publishers_info_by_topic(name)[:1]:
                 found.append(
                     f"'{_full_name(publisher)}' publishes {name} as {publisher.topic_type} and nobody publishes "
                     f"{topic} as {kind}, which is what is read: {_raw(name, publisher.topic_type)}"

@@ -307,7 +307,7 @@ def test_a_chunk_publisher_that_cannot_reach_the_guard_is_named(
 
     def named() -> bool:
         status = reports.last.status[0] if reports.items else None
-        return status is not None and "'/listener' publishes policy/chunk" in status.message
+        return status is not None and "'/listener' publishes /policy/chunk" in status.message
 
     graph.until(named, "diagnostics name the publisher that never reaches the guard")
     assert "reliability reliable" in reports.last.status[0].message

@@ -307,13 +307,14 @@ def test_a_lifecycle_by_hand(running: Scene) -> None:
     assert change("configure")
     assert state() == "inactive"
     assert change("activate")
-    running.watch.until("RUN_POLICY")
+    running.watch.run()  # who activates a policy has to engage the guard for it
     assert change("deactivate")
     running.watch.until("HOLD", reason="no chunk")
     assert change("cleanup")
     assert change("configure")
     assert change("activate")
-    running.watch.until("RUN_POLICY")
+    running.watch.until("HOLD", reason="engage again")
+    running.watch.run()
 
 
 def refused_start(scene: Scene, robot_file: Path, bundle: Path) -> str:

@@ -21,7 +21,7 @@ FRONT, WRIST = ROBOT.cameras
 @pytest.mark.parametrize("suffix", ["", "/compressed"], ids=["on the camera's topic", "beside it"])
 def test_compressed_pictures_and_unreadable_ones_are_named(tmp_path: Path, suffix: str) -> None:
     with Graph(tmp_path) as graph:
-        node, topic = graph.node, f"{FRONT.topic}{suffix}"
+        node, topic = graph.node, f"/{FRONT.topic}{suffix}"
         packed = node.create_publisher(CompressedImage, topic, qos.SENSOR)
         depth = node.create_publisher(Image, WRIST.topic, qos.SENSOR)
         states = node.create_publisher(JointState, ROBOT.state_topic, qos.STATE_OFFERED)

@@ -26,7 +26,7 @@ from sim.recording import DatasetRecorder
 from sim.spool import EpisodeArrays, EpisodeRecord, Spool
 from wam.checkpoint import Checkpoint, load_checkpoint
 from wam.dataset import decode_camera
-from wam.dataset_check import check_dataset
+from wam.dataset_check import check_dataset, check_written, say
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, write_meta
 from wam.errors import ConfigError
 from wam.label import label_frames, read_videos, window_actions
@@ -137,7 +137,7 @@ class LabelledDataset:
                 recorder.append(record)
             recorder.finish()
             write_meta(self.root, self._meta())
-            check_dataset(self.root, self._robot)
+            say(check_written(self.root, self._robot))
 
     def _meta(self) -> DatasetMeta:
         tasks = list(dict.fromkeys(record.task for record in self._records))

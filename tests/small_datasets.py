@@ -126,6 +126,7 @@ def _episodes(lengths: Sequence[int]) -> list[dict[str, Any]]:
     for episode, length in enumerate(lengths):
         first = sum(lengths[:episode])
         row: dict[str, Any] = {"episode_index": episode, "length": length, "data/chunk_index": 0, "data/file_index": 0}
+        row["tasks"] = ["push the cube" if episode % 2 else "lift the cube"]
         row |= {"dataset_from_index": first, "dataset_to_index": first + length}
         for name in ROBOT.camera_names:
             place = {

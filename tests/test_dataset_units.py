@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.small_datasets import DATA, ROBOT, TASKS, copy_dataset, edit_axis, edit_rows, write_dataset
-from wam.dataset_check import check_dataset, check_numbers
+from tests.small_datasets import DATA, EPISODES, ROBOT, TASKS, copy_dataset, edit_axis, edit_rows, write_dataset
+from wam.dataset_check import check_dataset, check_numbers, check_written
 from wam.dataset_motion import check_lengths
 from wam.errors import DatasetError
 from wam.limits import GRAZE
@@ -147,6 +147,7 @@ def test_empty_tasks_are_said_and_refused_if_all_are(dataset):
                 row["__index_level_0__"] = text
 
         edit_rows(dataset, TASKS, apply)
+        edit_rows(dataset, EPISODES, lambda rows: [row | {"tasks": []} for row in rows])
 
     change(["lift", " "])
     assert check_dataset(dataset, ROBOT).notes == ("the task is empty in 25 of 80 rows (1 episodes)",)
@@ -155,10 +156,23 @@ def test_empty_tasks_are_said_and_refused_if_all_are(dataset):
         check_dataset(dataset, ROBOT)
 
 
-def test_short_episodes_are_said_and_refused_if_all_are(tmp_path):
-    assert check_lengths(tmp_path, np.array([4, 20, 30]), 16) == [
-        "1 of 3 episodes are shorter than a chunk of 16 steps"
-    ]
+def test_short_episodes_are_said_and_refused_if_most_of_a_chunk_would_be_padding(tmp_path):
+    (note,) = check_lengths(tmp_path, np.array([4, 20, 30]), 16)
+    assert note == "1 of 3 episodes are shorter than a chunk of 16 steps"
     assert check_lengths(tmp_path, np.array([16]), 16) == []
-    with pytest.raises(DatasetError, match=r"all 2 episodes are shorter .* 16 steps \(the longest has 9\)"):
-        check_lengths(tmp_path, np.array([4, 9]), 16)
+    assert check_lengths(tmp_path, np.array([4, 9]), 16) != []
+    with pytest.raises(DatasetError, match=r"all 2 episodes are shorter than half .* 16 steps \(the longest has 7\)"):
+        check_lengths(tmp_path, np.array([4, 7]), 16)
+
+
+def test_what_was_just_written_is_judged_by_training_alone(dataset):
+    edit_axis(dataset, np.degrees, axes=JOINTS)
+    (note,) = check_written(dataset, ROBOT).notes
+    assert note.startswith("training will refuse it: ")
+    assert "looks like degrees" in note
+
+
+def test_an_opening_a_little_beyond_one_is_not_called_percent(dataset):
+    edit_axis(dataset, lambda values: values * 1.3 + 0.1, axes=[6])
+    with pytest.raises(DatasetError, match="'gripper': .*wider ranges, another zero.*widen 'position'|another zero"):
+        check_dataset(dataset, ROBOT)

@@ -20,7 +20,7 @@ from wam.errors import DatasetError
 from wam.robot import RobotSpec, load_robot
 from wam.spec import ACTION, OBS_STATE
 
-__all__ = ["DatasetSummary", "check_dataset", "check_numbers", "chosen_robot", "say"]
+__all__ = ["DatasetSummary", "check_dataset", "check_numbers", "check_written", "chosen_robot", "say"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,17 @@ def check_dataset(root: Path, robot: RobotSpec, read_as: ReadAs | None = None) -
     return summary
 
 
+def check_written(root: Path, robot: RobotSpec) -> DatasetSummary:
+    """Checks a dataset that was just written: it must be whole; what training will refuse in its numbers is a note.
+
+    Raises:
+        DatasetError: It is not whole.
+    """
+    summary = _check(root, robot, ReadAs(), judge=False)
+    check_videos(summary.tables)
+    return summary
+
+
 def check_numbers(roots: Sequence[Path], robot: RobotSpec, read_as: ReadAs | None = None) -> list[DatasetSummary]:
     """Checks all of some datasets but their films: what is wrong is said before anything heavy begins.
 
@@ -75,7 +86,7 @@ def check_numbers(roots: Sequence[Path], robot: RobotSpec, read_as: ReadAs | Non
             summaries.append(_check(root, robot, read_as or ReadAs()))
         except DatasetError as error:
             faults.append(error)
-    raise_together(roots[0], faults)
+    raise_together(faults)
     compared = tuple(compare_datasets([summary.tables for summary in summaries], robot))
     return [*summaries[:-1], dataclasses.replace(summaries[-1], notes=(*summaries[-1].notes, *compared))]
 
@@ -109,25 +120,28 @@ def say(summary: DatasetSummary) -> None:
         logger.warning("dataset %s: %s.", summary.root, note)
 
 
-def _check(root: Path, robot: RobotSpec, read_as: ReadAs) -> DatasetSummary:
+def _check(root: Path, robot: RobotSpec, read_as: ReadAs, *, judge: bool = True) -> DatasetSummary:
     faults: list[DatasetError] = []
     meta = _collected(lambda: _check_meta(root, robot), faults)
     tables = _collected(lambda: read_tables(root, robot, read_as), faults)
-    raise_together(root, faults)
+    raise_together(faults)
     assert tables is not None
     _collected(lambda: check_episode_rows(tables), faults)
     if not faults:
         _collected(lambda: check_timestamps(tables), faults)
         _collected(lambda: check_offsets(tables), faults)
     _collected(lambda: check_finite(tables, robot), faults)
-    raise_together(root, faults)
+    raise_together(faults)
     _collected(lambda: check_action_meaning(tables, robot), faults)  # changes of a state have no range
     notes = [
         [] if meta is None else limit_changes(meta.robot, robot),
         _collected(lambda: check_ranges(tables, robot, (OBS_STATE,) if faults else (OBS_STATE, ACTION)), faults),
         _collected(lambda: check_content(tables, robot), faults),
     ]
-    raise_together(root, faults)
+    if not judge:
+        notes.append([f"training will refuse it: {fault}" for fault in faults])
+        faults.clear()
+    raise_together(faults)
     lengths = tuple(int(length) for length in tables.length)
     if meta is not None and tuple(episode.steps for episode in meta.episodes) != lengths:
         raise DatasetError(

@@ -3,6 +3,7 @@
 Shape legend: M rows, A axes.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,28 @@ def check_content(tables: DatasetTables, robot: RobotSpec) -> list[str]:
             f"{', '.join(map(str, sorted(tables.tasks))) or 'none'}. Say what was done: lerobot-edit-dataset --repo_id "
             f'local/{tables.root.name} --root {tables.root} --operation.type modify_tasks --operation.new_task "..."'
         )
+    _check_told(tables)
     return said + _wordless(tables)
+
+
+def _check_told(tables: DatasetTables) -> None:
+    for episode, told in enumerate(tables.told):
+        found = {tables.tasks[index] for index in np.unique(tables.task[tables.rows(episode)]).tolist()}
+        if told and told != found:
+            raise DatasetError(
+                f"dataset {tables.root}: episode {episode} is {_quoted(told)} by meta/episodes but {_quoted(found)} by "
+                f"task_index and meta/tasks.parquet. Say which: {_edit(tables)} --operation.episode_tasks "
+                f'\'{{"{episode}": "what the robot does"}}\''
+            )
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return ", ".join(repr(text) for text in sorted(words))
+
+
+def _edit(tables: DatasetTables) -> str:
+    root = tables.root
+    return f"lerobot-edit-dataset --repo_id local/{root.name} --root {root} --operation.type modify_tasks"
 
 
 def _wordless(tables: DatasetTables) -> list[str]:
@@ -106,10 +128,7 @@ def _wordless(tables: DatasetTables) -> list[str]:
     if not empty.any():
         return []
     episodes = len(np.unique(tables.episode[empty]))
-    edit = (
-        f"lerobot-edit-dataset --repo_id local/{tables.root.name} --root {tables.root} --operation.type modify_tasks "
-        '--operation.new_task "what the robot does"'
-    )
+    edit = f'{_edit(tables)} --operation.new_task "what the robot does"'
     said = f"the task is empty in {int(empty.sum())} of {len(empty)} rows ({episodes} episodes)"
     if empty.all():
         raise DatasetError(f"dataset {tables.root}: {said}: a policy needs an instruction. Write one: {edit}")
@@ -123,14 +142,15 @@ def check_lengths(root: Path, lengths: np.ndarray, chunk_length: int) -> list[st
         What is to be said, with counts.
 
     Raises:
-        DatasetError: All of them are.
+        DatasetError: All of them are shorter than half of one, so that most of what is learned would be padding.
     """
     short = int((lengths < chunk_length).sum())
-    if short == len(lengths):
+    if (2 * lengths < chunk_length).all():
         raise DatasetError(
-            f"dataset {root}: all {short} episodes are shorter than an action chunk of {chunk_length} steps (the "
+            f"dataset {root}: all {short} episodes are shorter than half an action chunk of {chunk_length} steps (the "
             "longest "
-            f"has {lengths.max()}): no chunk would be whole. Record longer episodes, or choose a preset with shorter "
+            f"has {lengths.max()}): most of a chunk would be padding. Record longer episodes, or choose a preset with "
+            "shorter "
             "chunks: --preset micro"
         )
     return [f"{short} of {len(lengths)} episodes are shorter than a chunk of {chunk_length} steps"] if short else []

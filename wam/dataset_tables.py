@@ -71,6 +71,7 @@ class DatasetTables:
     index: np.ndarray | None  # (M,) int64 within the dataset, if the tables say
     task: np.ndarray  # (M,) int64 task index as stored
     tasks: Mapping[int, str]  # task index -> instruction
+    told: tuple[frozenset[str], ...]  # instructions of each episode by meta/episodes; empty where it does not say
     length: np.ndarray  # (E,) int64 frames of each episode, as meta/episodes says
     spans: np.ndarray | None  # (E, 2) int64 first row and the one after the last, if meta/episodes says
     files: tuple[Path, ...]  # data files, in the order of the rows
@@ -118,22 +119,23 @@ def read_tables(root: Path, robot: RobotSpec, read_as: ReadAs) -> DatasetTables:
         tasks = read_tasks(root)
     except DatasetError as error:
         faults.append(error)
-    raise_together(root, faults)
+    raise_together(faults)
     return _rows(root, info, robot, read_as, orders, _Episodes(root, info, episodes, robot, read_as), tasks)
 
 
-def raise_together(root: Path, faults: Iterable[DatasetError]) -> None:
+class DatasetFaults(DatasetError):
+    """Several things that are wrong at once; ``args`` holds one text each."""
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {number}. {text}" for number, text in enumerate(self.args, 1))
+        return f"there are {len(self.args)} reasons against training on this:{lines}"
+
+
+def raise_together(faults: Iterable[DatasetError]) -> None:
     """Raises what was found as one error; nothing if nothing was."""
-    texts = list(dict.fromkeys(text for fault in faults for text in _parts(fault)))
-    if len(texts) == 1:
-        raise DatasetError(texts[0])
+    texts = list(dict.fromkeys(str(text) for fault in faults for text in fault.args))
     if texts:
-        lines = "".join(f"\n  {number}. {text}" for number, text in enumerate(texts, 1))
-        raise DatasetError(f"dataset {root} cannot be used, for {len(texts)} reasons:{lines}")
-
-
-def _parts(fault: DatasetError) -> tuple[str, ...]:
-    return tuple(str(part) for part in fault.args)
+        raise DatasetFaults(*texts) if len(texts) > 1 else DatasetError(texts[0])
 
 
 class _Episodes:
@@ -161,6 +163,8 @@ class _Episodes:
         spans = ("dataset_from_index", "dataset_to_index")
         told = all(name in table.column_names for table in tables for name in spans)
         self.spans = np.stack([self._whole(paths, tables, n)[order] for n in spans], axis=1) if told else None
+        words = [row for table in tables for row in _told_tasks(table)]
+        self.told = tuple(words[place] for place in order)
         self.videos = {name: self._videos(root, info, paths, tables, order, key) for name, key in keys.items()}
         _check_totals(root, info, number[order], self.length)
 
@@ -194,6 +198,12 @@ class _Episodes:
             )
             for c, f, b, e in zip(chunk, file, begin, end, strict=True)
         )
+
+
+def _told_tasks(table: Any) -> list[frozenset[str]]:
+    values = table["tasks"].to_pylist() if "tasks" in table.column_names else [None] * table.num_rows
+    lists = [row if isinstance(row, list) else [row] for row in values]
+    return [frozenset(text for text in row if isinstance(text, str)) for row in lists]
 
 
 def _spelled(table: Any, name: str) -> str:
@@ -250,8 +260,7 @@ def _column_orders(root: Path, info: Mapping[str, Any], robot: RobotSpec, read_a
             f"{robot.control_rate_hz:g} Hz: an action would last another time than it was shown for. If the arm is to "
             f"be controlled as it was recorded, write control_rate_hz: {float(info['fps']):g} into its robot file."
         )
-    if faults:
-        raise DatasetError(*faults)
+    raise_together(DatasetError(fault) for fault in faults)
     return orders
 
 
@@ -356,6 +365,7 @@ def _rows(
         index=columns["index"] if told else None,
         task=columns["task_index"],
         tasks=tasks,
+        told=episodes.told,
         length=episodes.length,
         spans=episodes.spans,
         files=tuple(paths),

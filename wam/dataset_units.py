@@ -24,6 +24,7 @@ FEW = 0.01  # share of rows outside an axis' range up to which they are single r
 SINGLE = 3  # rows that are single readings in a dataset of any length
 TURN_DEG, TICKS = 400.0, 4200.0  # joints turn little more than once; servos count 4096 per turn
 UNIT_RATIO = 20.0  # the smallest factor between two units of one quantity in use (degrees to radians is 57)
+OWN = "this unit on an arm"
 MOVES = 0.02  # an axis that spans less than this share of its range says nothing about its unit
 
 
@@ -35,6 +36,7 @@ class _Axis:
     name: str
     outside: int  # rows
     absurd: bool  # so far outside that no row may be so
+    few: bool  # single readings, not a unit
     text: str
 
 
@@ -116,16 +118,19 @@ def _outside(key: str, values: np.ndarray, tables: DatasetTables, robot: RobotSp
     found = []
     for column in np.flatnonzero(outside.any(axis=0)):
         axis, rows = robot.axes[column], int(outside[:, column].sum())
-        gripper = column >= len(robot.joints)
+        gripper = bool(column >= len(robot.joints))
         share = rows / len(values)
         group = values[:, len(robot.joints) :] if gripper else values[:, : len(robot.joints)]
-        unit = _few(tables, outside[:, column]) if _are_few(rows, len(values)) else _unit(values[:, column], group)
+        far = bool(foreign[:, column].any())
+        few = rows < FEW * len(values) or (far and rows <= SINGLE)
+        unit = _few(tables, outside[:, column]) if few else _unit(values[:, column], group, gripper=gripper)
         found.append(
             _Axis(
                 key=key,
                 name=axis.name,
                 outside=rows,
-                absurd=bool(foreign[:, column].any()),
+                absurd=far,
+                few=few,
                 text=(
                     f"{key} '{axis.name}': {values[:, column].min():.4g} to {values[:, column].max():.4g}, "
                     f"{rows} of {len(values)} rows ({share:.2%}) outside [{axis.position[0]:g}, {axis.position[1]:g}] "
@@ -136,44 +141,35 @@ def _outside(key: str, values: np.ndarray, tables: DatasetTables, robot: RobotSp
     return found
 
 
-def _are_few(rows: int, total: int) -> bool:
-    return rows <= max(SINGLE, FEW * total)
-
-
 def _few(tables: DatasetTables, outside: np.ndarray) -> str:
     episodes = np.unique(tables.episode[outside])
     return f"single readings in episode {_listed(episodes)}"
 
 
-def _unit(values: np.ndarray, group: np.ndarray) -> str:
+def _unit(values: np.ndarray, group: np.ndarray, *, gripper: bool) -> str:
     """What an axis looks like, in words; the other axes of its kind tell degrees from -100 to 100."""
-    low, high = float(values.min()), float(values.max())
-    reach = float(np.abs(group).max())
-    if reach > TICKS or (low < -TURN_DEG and high > TURN_DEG):
+    low, reach = float(values.min()), float(np.abs(group).max())
+    if reach <= (2.0 if gripper else 3 * math.pi):
+        return f"looks like {OWN} with wider ranges, another zero or other directions"
+    if reach > TICKS or (low < -TURN_DEG and float(values.max()) > TURN_DEG):
         return "looks like no unit of position: a broken number, or another quantity"
-    if reach > TURN_DEG and low >= -1:
-        return "looks like servo ticks"
-    if max(abs(low), abs(high)) <= 101 and reach <= 101:
-        if low >= -1 and high > 1.5 and (group.shape[1] == 1 or float(group.min()) >= -1):
-            return "looks like 0..100"
-        if reach >= 98:
-            return "looks like -100..100"
-        return "looks like degrees (or -100..100)" if high - low > 2 * math.pi or reach > 3 * math.pi else _own()
-    return "looks like degrees" if reach <= TURN_DEG else "looks like servo ticks"
-
-
-def _own() -> str:
-    return "looks like radians of an arm with wider ranges, another zero or other directions"
+    if reach > TURN_DEG:
+        return "looks like servo ticks" if low >= -1 else "looks like servo ticks from another zero"
+    if reach > 101:
+        return "looks like degrees"
+    if float(group.min()) >= -1 and (gripper or reach >= 98):
+        return "looks like 0..100"
+    return "looks like -100..100" if reach >= 98 else "looks like degrees (or -100..100)"
 
 
 def _way_out(tables: DatasetTables, robot: RobotSpec, wrong: Sequence[_Axis]) -> str:
-    if all(_are_few(axis.outside, len(tables.episode)) for axis in wrong):
+    if all(axis.few for axis in wrong):
         low, high = grazed_bounds(robot)
         far = np.any([((v < low) | (v > high)).any(axis=1) for _, v in _columns(tables)], axis=0)
         return f"To go on without these readings, {_remove_episodes(tables, np.unique(tables.episode[far]))}"
-    if all("wider ranges" in axis.text for axis in wrong):
+    if all(OWN in axis.text for axis in wrong):
         return (
-            "If the arm goes there, widen 'position' of these joints in its robot file and give it: --robot my_arm.yaml"
+            "If the arm goes there, widen 'position' of these axes in its robot file and give it: --robot my_arm.yaml"
         )
     return (
         "Convert the columns of 'observation.state' and 'action' before training (degrees: * pi / 180; 0..100: / 100; "

@@ -11,8 +11,7 @@ import pytest
 
 from tests.small_datasets import DATA, EPISODES, ROBOT, TASKS, copy_dataset, edit_info, edit_rows, write_dataset
 from wam.dataset_check import check_dataset, check_numbers
-from wam.dataset_names import column_names
-from wam.dataset_tables import ReadAs
+from wam.dataset_names import ReadAs, column_names
 from wam.errors import ConfigError, DatasetError
 from wam.spec import ACTION, OBS_STATE
 from wam.train_config import TrainConfig

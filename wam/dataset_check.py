@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wam.dataset_files import FIX, read_info
+from wam.dataset_files import FIX, raise_together, read_info
 from wam.dataset_meta import DatasetMeta, limit_changes, read_meta, robot_differences
 from wam.dataset_motion import check_action_meaning, check_content
-from wam.dataset_tables import DatasetTables, ReadAs, raise_together, read_tables
+from wam.dataset_names import ReadAs
+from wam.dataset_tables import DatasetTables, read_tables
 from wam.dataset_times import check_episode_rows, check_offsets, check_timestamps, check_videos
 from wam.dataset_units import check_finite, check_ranges, compare_datasets
 from wam.errors import DatasetError

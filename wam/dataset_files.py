@@ -9,7 +9,7 @@ Shape legend: M rows of a table, A columns of a feature.
 import json
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,24 @@ import numpy as np
 
 from wam.errors import DatasetError
 
-__all__ = ["FIX", "file_path", "read_info", "read_matrix", "read_table", "read_tasks", "real_numbers", "whole_numbers"]
+__all__ = [
+    "FIX",
+    "DatasetFaults",
+    "file_path",
+    "missing_columns",
+    "raise_together",
+    "read_info",
+    "read_matrix",
+    "read_table",
+    "read_tasks",
+    "real_numbers",
+    "whole_numbers",
+]
 
 FIX = "record the dataset again (wam collect), or restore the file from a copy."
 SUPPORTED_VERSION = "v3."
 NEEDED = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "data_path", "video_path")
+ABSURD_RATE_HZ = 1e4  # no camera and no arm has so many frames per second
 PLACES = {"data_path": ("chunk_index", "file_index"), "video_path": ("video_key", "chunk_index", "file_index")}
 
 
@@ -179,6 +192,21 @@ def read_tasks(root: Path) -> dict[int, str]:
     return dict(zip(indices, words, strict=True))
 
 
+class DatasetFaults(DatasetError):
+    """Several things that are wrong at once; ``args`` holds one text each."""
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {number}. {text}" for number, text in enumerate(self.args, 1))
+        return f"there are {len(self.args)} reasons against training on this:{lines}"
+
+
+def raise_together(faults: Iterable[DatasetError]) -> None:
+    """Raises what was found as one error; nothing if nothing was."""
+    texts = list(dict.fromkeys(str(text) for fault in faults for text in fault.args))
+    if texts:
+        raise DatasetFaults(*texts) if len(texts) > 1 else DatasetError(texts[0])
+
+
 def file_path(root: Path, info: Mapping[str, Any], template: str, **place: Any) -> Path:
     """A file of the dataset, by the template of ``info.json``."""
     return root / info[template].format(**place)
@@ -214,9 +242,6 @@ def _check_types(path: Path, info: Mapping[str, Any]) -> None:
             wrong.append(f"'{name}' is {info[name]!r} but must be a path with {', '.join(places)} in braces")
     if wrong:
         raise DatasetError(f"{path}: {'; '.join(wrong)}. Correct the file, or {FIX}")
-
-
-ABSURD_RATE_HZ = 1e4
 
 
 def _is_template(text: Any, places: Sequence[str]) -> bool:

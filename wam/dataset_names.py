@@ -5,12 +5,25 @@ places (``{"delta_x": 0}``), nested lists, or a string; absent and null are no n
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["NO_NAMES", "axis_order", "column_names"]
+__all__ = ["NO_NAMES", "ReadAs", "axis_order", "column_names"]
 
 POSITION = ".pos"  # LeRobot's robots call the position of a motor <motor>.pos
 NO_NAMES = "--axes-in-robot-order"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadAs:
+    """What a person says about a dataset that it does not say itself."""
+
+    robot_order: bool = False  # columns without names of the robot's are its axes, in its order
+    keys: Mapping[str, str] = field(default_factory=dict)  # our key -> what the dataset calls it
+
+    def key(self, ours: str) -> str:
+        """What the dataset calls one of our keys."""
+        return self.keys.get(ours, ours)
 
 
 def column_names(names: Any, width: int) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from wam.dataset_episodes import VideoPart
 from wam.dataset_files import FIX
-from wam.dataset_tables import DatasetTables, VideoPart
+from wam.dataset_tables import DatasetTables
 from wam.errors import DatasetError
 from wam.spec import image_key
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wam.dataset_tables import ReadAs
+from wam.dataset_names import ReadAs
 from wam.errors import ConfigError, unknown_name
 from wam.loss_config import LossConfig
 from wam.model_config import OBS_ATTENTIONS

@@ -176,3 +176,12 @@ def test_an_opening_a_little_beyond_one_is_not_called_percent(dataset):
     edit_axis(dataset, lambda values: values * 1.3 + 0.1, axes=[6])
     with pytest.raises(DatasetError, match="'gripper': .*wider ranges, another zero.*widen 'position'|another zero"):
         check_dataset(dataset, ROBOT)
+
+
+def test_missing_films_do_not_hide_a_wrong_unit(dataset):
+    edit_axis(dataset, np.degrees, axes=JOINTS)
+    (dataset / "videos").rename(dataset / "films")
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(dataset, ROBOT)
+    assert "looks like degrees" in str(caught.value)
+    assert "file-000.mp4 are missing (2 of 3 files)" in str(caught.value)

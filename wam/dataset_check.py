@@ -14,7 +14,7 @@ from wam.dataset_files import FIX, raise_together, read_info
 from wam.dataset_meta import DatasetMeta, limit_changes, read_meta, robot_differences
 from wam.dataset_motion import check_action_meaning, check_content
 from wam.dataset_names import ReadAs
-from wam.dataset_tables import DatasetTables, read_tables
+from wam.dataset_tables import DatasetTables, check_files, read_tables
 from wam.dataset_times import check_episode_rows, check_offsets, check_timestamps, check_videos
 from wam.dataset_units import check_finite, check_ranges, compare_datasets
 from wam.errors import DatasetError
@@ -133,6 +133,9 @@ def _check(root: Path, robot: RobotSpec, read_as: ReadAs, *, judge: bool = True)
         _collected(lambda: check_offsets(tables), faults)
     _collected(lambda: check_finite(tables, robot), faults)
     raise_together(faults)
+    lost: list[DatasetError] = []
+    films = [part.path for parts in tables.videos.values() for part in parts]
+    _collected(lambda: check_files(root, tables.files, films, films_too=True), lost)
     _collected(lambda: check_action_meaning(tables, robot), faults)  # changes of a state have no range
     notes = [
         [] if meta is None else limit_changes(meta.robot, robot),
@@ -142,7 +145,7 @@ def _check(root: Path, robot: RobotSpec, read_as: ReadAs, *, judge: bool = True)
     if not judge:
         notes.append([f"training will refuse it: {fault}" for fault in faults])
         faults.clear()
-    raise_together(faults)
+    raise_together([*faults, *lost])
     lengths = tuple(int(length) for length in tables.length)
     if meta is not None and tuple(episode.steps for episode in meta.episodes) != lengths:
         raise DatasetError(

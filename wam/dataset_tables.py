@@ -5,7 +5,7 @@ These are the numbers that train: what is checked is what is loaded.
 Shape legend: M rows of all episodes, E episodes, A axes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from wam.errors import DatasetError
 from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_STATE, image_key
 
-__all__ = ["DatasetTables", "read_tables"]
+__all__ = ["DatasetTables", "check_files", "read_tables"]
 
 ROW_COLUMNS = ("episode_index", "frame_index", "timestamp", "task_index")
 
@@ -177,19 +177,30 @@ def _missing_keys(
     )
 
 
-def _check_files(root: Path, paths: list[Path]) -> None:
-    """Every file that the metadata names is there; else all that are not are one error."""
-    missing = [path for path in dict.fromkeys(paths) if not path.is_file()]
-    if len(missing) == len(set(paths)):
+def check_files(root: Path, data: Sequence[Path], films: Iterable[Path], *, films_too: bool) -> None:
+    """Every file that the metadata names is there; else all that are not are one error.
+
+    Args:
+        root: The dataset.
+        data: Its tables.
+        films: Its films.
+        films_too: Refuse also if films alone are missing.
+
+    Raises:
+        DatasetError: Names what is missing.
+    """
+    paths = list(dict.fromkeys((*data, *films)))
+    missing = [path for path in paths if not path.is_file()]
+    if len(missing) == len(paths):
         raise DatasetError(
             f"dataset {root} is metadata alone: {missing[0]} is missing, and so are all {len(missing)} files of data/ "
             "and "
             f"videos/ that meta/ names. Copy the whole folder: cp -r SOURCE {root}"
         )
-    if missing:
+    if missing and (films_too or set(missing) & set(data)):
         some = ", ".join(str(path) for path in missing[:5]) + (", ..." if len(missing) > 5 else "")
         are = "is" if len(missing) == 1 else "are"
-        raise DatasetError(f"{some} {are} missing ({len(missing)} of {len(set(paths))} files): {FIX}")
+        raise DatasetError(f"{some} {are} missing ({len(missing)} of {len(paths)} files): {FIX}")
 
 
 def _rows(
@@ -203,7 +214,8 @@ def _rows(
 ) -> DatasetTables:
     keys = {ours: read_as.key(ours) for ours in (OBS_STATE, ACTION)}
     paths = [path for _, _, path in sorted(set(episodes.paths))]
-    _check_files(root, [*paths, *(part.path for parts in episodes.videos.values() for part in parts)])
+    films = [part.path for parts in episodes.videos.values() for part in parts]
+    check_files(root, paths, films, films_too=False)  # missing films are said beside what is wrong with the numbers
     parts: dict[str, list[np.ndarray]] = {}
     for path in paths:
         table = read_table(path, columns=[*ROW_COLUMNS, *keys.values()])

@@ -10,14 +10,11 @@ import numpy as np
 
 from policy.guard_types import ChunkMessage
 from wam.errors import ValueContractError
+from wam.limits import ABSURD, grazed_bounds
 from wam.robot import RobotSpec
 
-__all__ = ["ABSURD", "CheckedChunk", "check_chunk", "check_command"]
+__all__ = ["CheckedChunk", "check_chunk", "check_command"]
 
-ABSURD = 1e3  # no joint is told or found to be a thousand radians away: a wrong unit or memory, not a position
-# How far beyond an axis' range an action may lie, as a share of that range. A network grazes the ends of what it was
-# trained on; what lies farther out is another unit or another robot, and clamping would turn "10 of 100" into "open".
-GRAZE = 0.1
 LONGEST_CHUNK_S = 60.0  # a longer one is no chunk but a mistake of units
 
 
@@ -116,13 +113,12 @@ def _check_positions(rows: np.ndarray, what: str, names: Sequence[str]) -> None:
 
 def _check_range(actions: np.ndarray, robot: RobotSpec) -> None:
     """Refuses (H, A) actions that do more than graze the ends of an axis' range; a chunk is dropped, never clamped."""
-    spans = np.array([axis.position for axis in robot.axes], dtype=np.float64)  # (A, 2)
-    graze = GRAZE * (spans[:, 1] - spans[:, 0])
-    beyond = np.maximum(spans[:, 0] - graze - actions, actions - spans[:, 1] - graze)  # (H, A)
+    lowest, highest = grazed_bounds(robot)
+    beyond = np.maximum(lowest - actions, actions - highest)  # (H, A)
     if beyond.max() <= 0:
         return
     row, column = np.unravel_index(int(beyond.argmax()), beyond.shape)
-    low, high = spans[column]
+    low, high = robot.axes[column].position
     raise ValueContractError(
         f"chunk wants {actions[row, column]:.3f} for '{robot.action_names[column]}' at point {row}, whose range is "
         f"[{low:g}, {high:g}]: another unit (degrees, 0 to 100), another robot, or limits narrower than the policy's "

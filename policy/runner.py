@@ -16,6 +16,7 @@ from policy.backend import Backend, Imaginer, Streaming
 from policy.errors import PolicyError
 from policy.rtc import Continuation, guided_denoise, prefix_denoise, soft_weights
 from wam.history import Window
+from wam.limits import check_measured
 from wam.manifest import Manifest
 from wam.sigmas import sigma_schedule
 from wam.spec import ActionChunk, Observation
@@ -131,7 +132,8 @@ class Policy:
             (H, A) absolute targets from ``observation.stamp`` on, anchored at its proprio.
 
         Raises:
-            ValueContractError: The observation does not fit the robot, or the model's output is not finite.
+            ValueContractError: The observation does not fit the robot, its proprio is far outside the robot's ranges
+                (``wam.limits``), or the model's output is not finite.
             PolicyError: A hard continuation of a model that was not trained for it, or of another width.
         """
         images, proprio = self._encode_seen(observation)
@@ -237,9 +239,15 @@ class Policy:
         frames = self._imaginer.imagine(images, proprio, ids, n_steps=IMAGINATION_STEPS, seed=noise_seed or 0)
         return dict(zip(self.manifest.cameras, frames, strict=True))
 
+    def _check(self, observation: Observation) -> None:
+        robot = self.manifest.robot
+        observation.validate(robot)
+        for instant in (*observation.history, observation):
+            check_measured(instant.proprio, robot)
+
     def _encode(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         """Returns (K, height, width, 3) uint8 images and (P,) float32 normalised proprio."""
-        observation.validate(self.manifest.robot)
+        self._check(observation)
         transforms = self.manifest.transforms
         images = transforms.images(observation.images, self.manifest.cameras)
         return images, transforms.normalise_proprio(observation.proprio)
@@ -249,7 +257,7 @@ class Policy:
         instants = self._instants(observation)
         if len(instants) == 1:
             return self._encode(observation)
-        observation.validate(self.manifest.robot)
+        self._check(observation)
         transforms = self.manifest.transforms
         known: dict[int, np.ndarray] = {}  # an instant that stands in for others is resized once
         for instant in instants:

@@ -8,15 +8,13 @@ from collections import deque
 
 import numpy as np
 
-from policy.chunk_checks import ABSURD
+from wam.limits import ABSURD, foreign_bounds
 from wam.robot import RobotSpec
 
 __all__ = ["ClockWatch", "Heartbeat", "StateWatch", "TeleopInput", "TrackingWatch"]
 
 BACKWARD_S = 1e-3  # robot time may step back this far without being called a jump: clocks of two processes
 FORWARD_S = 0.5  # ... and run ahead of the steady clock this far: a machine that was busy
-FOREIGN_RAD = math.pi  # no arm is found so far outside its joints' ranges: such a state is in another unit
-FOREIGN_OPENING = 1.0  # the same of a gripper [opening]
 
 
 class StateWatch:
@@ -24,9 +22,7 @@ class StateWatch:
 
     def __init__(self, robot: RobotSpec) -> None:
         self._names, self._width = robot.action_names, robot.action_dim
-        spans = np.array([axis.position for axis in robot.axes], dtype=np.float64)  # (A, 2)
-        foreign = np.array([FOREIGN_RAD] * len(robot.joints) + [FOREIGN_OPENING] * (robot.gripper is not None))
-        self._lowest, self._highest = spans[:, 0] - foreign, spans[:, 1] + foreign
+        self._lowest, self._highest = foreign_bounds(robot)
         self.measured: np.ndarray | None = None  # (A,) float64 [rad, opening]
         self.dropped = 0  # states that were not finite, absurd, of another shape or without a newer stamp
         self.problem = ""  # what is wrong with the newest one; "" when it counts

@@ -24,7 +24,7 @@ from sim.recordings import Recording, RecordingHeader, read_header
 from sim.spool import EpisodeRecord, Spool
 from sim.stopping import locked
 from sim.ticks import ticks
-from wam.dataset_check import check_dataset
+from wam.dataset_check import check_written, say
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, write_meta
 from wam.errors import DatasetError
 from wam.robot import RobotSpec
@@ -146,7 +146,8 @@ class _Conversion:
                 recorder.append(record)
             recorder.finish()
         write_meta(root, self._meta(files))
-        summary = check_dataset(root, self._robot)
+        summary = check_written(root, self._robot)
+        say(summary)
         if self._config.out.is_dir():
             self._config.out.rmdir()  # it is empty
         self._config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -25,12 +25,11 @@ from sim.encoding import encode_video, get_codec, image_statistics
 from sim.recording import DatasetRecorder
 from sim.spool import EpisodeArrays, EpisodeRecord, Spool
 from wam.checkpoint import Checkpoint, load_checkpoint
-from wam.dataset import decode_camera, open_dataset
-from wam.dataset_check import check_dataset
+from wam.dataset import decode_camera
+from wam.dataset_check import check_dataset, check_written, say
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, write_meta
 from wam.errors import ConfigError
 from wam.label import label_frames, read_videos, window_actions
-from wam.spec import ACTION, OBS_STATE, image_key
 from wam.transforms import resize_image
 
 __all__ = ["LabelConfig", "main"]
@@ -138,7 +137,7 @@ class LabelledDataset:
                 recorder.append(record)
             recorder.finish()
             write_meta(self.root, self._meta())
-            check_dataset(self.root, self._robot)
+            say(check_written(self.root, self._robot))
 
     def _meta(self) -> DatasetMeta:
         tasks = list(dict.fromkeys(record.task for record in self._records))
@@ -189,26 +188,22 @@ def _label_videos(config: LabelConfig, checkpoint: Checkpoint) -> None:
 def _label_dataset(config: LabelConfig, checkpoint: Checkpoint) -> None:
     root, robot = config.dataset, checkpoint.robot
     assert root is not None
-    check_dataset(root, robot)
-    source = open_dataset(root)
-    table = source.hf_dataset.with_format("numpy")
-    columns = {key: np.stack(table[key][:]).astype(np.float32) for key in (OBS_STATE, ACTION)}
-    seconds = np.asarray(table["timestamp"][:], dtype=np.float64)
+    tables = check_dataset(root, robot).tables
+    proprio, recorded = tables.proprio.astype(np.float32), tables.action.astype(np.float32)
     judged, skipped = _Judgement(), 0
     with LabelledDataset(config, checkpoint, PROPRIO_OF_DATASET) as dataset:
-        for episode in range(source.num_episodes):
-            row = source.meta.episodes[episode]
-            span = slice(int(row["dataset_from_index"]), int(row["dataset_to_index"]))
+        for episode in range(len(tables.length)):
+            span = tables.rows(episode)
             if span.stop - span.start <= checkpoint.config.future_offset:
                 skipped += 1
                 continue
-            images = [decode_camera(source, episode, image_key(name), seconds[span]) for name in robot.camera_names]
+            images = [decode_camera(tables, episode, name) for name in robot.camera_names]
             seen = _seen(images, checkpoint)
             actions = label_frames(checkpoint, seen)
             _write(config.out / f"episode_{episode:06d}.csv", actions, checkpoint)
-            _compare(judged, checkpoint, seen, actions, columns[ACTION][span])
-            task = source.meta.tasks.iloc[int(table["task_index"][span.start])].name
-            dataset.add(Clip(images=images, actions=actions, proprio=columns[OBS_STATE][span], task=task))
+            _compare(judged, checkpoint, seen, actions, recorded[span])
+            task = tables.tasks[int(tables.task[span.start])]
+            dataset.add(Clip(images=images, actions=actions, proprio=proprio[span], task=task))
         if not judged.joints:
             raise ConfigError(f"no episode of {root} is longer than {checkpoint.config.future_offset} steps.")
         dataset.finish()

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wam.dataset_meta import DatasetMeta, EpisodeMeta, meta_path, read_meta, robot_differences, write_meta
+from wam.dataset_meta import (
+    DatasetMeta,
+    EpisodeMeta,
+    limit_changes,
+    meta_path,
+    read_meta,
+    robot_differences,
+    write_meta,
+)
 from wam.errors import DatasetError
 from wam.robot import load_robot
 
@@ -84,10 +92,11 @@ def test_robot_differences_name_what_would_be_misread():
     assert [text.split(":")[0] for text in robot_differences(ROBOT, faster)] == ["name", "control rate [Hz]"]
 
 
-def test_changed_limits_do_not_make_another_robot_but_are_logged(caplog):
+def test_changed_limits_do_not_make_another_robot_but_are_said():
     moved = dataclasses.replace(ROBOT, state_topic="/arm/joint_states")
-    assert robot_differences(ROBOT, moved) == []
-    assert not caplog.text
-    slow = (dataclasses.replace(ROBOT.joints[0], max_velocity=1.0), *ROBOT.joints[1:])
-    assert robot_differences(ROBOT, dataclasses.replace(ROBOT, joints=slow)) == []
-    assert "other limits than on the day of the dataset: ['yaw']" in caplog.text
+    assert robot_differences(ROBOT, moved) == limit_changes(ROBOT, moved) == []
+    slow = dataclasses.replace(
+        ROBOT, joints=(dataclasses.replace(ROBOT.joints[0], max_velocity=1.0), *ROBOT.joints[1:])
+    )
+    assert robot_differences(ROBOT, slow) == []
+    assert limit_changes(ROBOT, slow) == ["robot 'sim6' has other limits than on the day of the dataset: yaw"]

@@ -385,3 +385,15 @@ def test_a_continuation_longer_than_a_chunk_counts_as_far_as_the_chunk():
     policy = Policy(make_manifest(), ContinuingBackend())
     chunk = policy.infer(make_observation(), continuation=playing(0.3, count=40, delay=16, horizon=20))
     np.testing.assert_allclose(chunk.actions, 0.3, atol=0.05)
+
+
+def test_proprio_in_another_unit_is_refused_with_every_axis_named():
+    degrees = np.array([0.1, -40.0, 90.0, 0.2, 0.3, 0.1, 55.0], dtype=np.float32)
+    policy = Policy(make_manifest(), FakeBackend())
+    with pytest.raises(ValueContractError, match=r"'shoulder' -40 \(range .*'elbow' 90 .*'gripper' 55 .*degrees"):
+        policy.infer(make_observation(proprio=degrees))
+
+
+def test_proprio_that_grazes_its_range_is_planned_from():
+    proprio = np.array([axis.position[1] for axis in ROBOT.axes], dtype=np.float32) + np.float32(0.3)
+    Policy(make_manifest(), FakeBackend()).infer(make_observation(proprio=proprio))

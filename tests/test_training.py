@@ -196,7 +196,7 @@ def test_learning_rate_warms_up_and_falls_to_zero(tmp_path: Path):
     [
         ({"preset": "tinny"}, ConfigError, r"unknown preset 'tinny' \(did you mean 'tiny'\?\)"),
         ({"robot": "sim7"}, Exception, r"unknown robot 'sim7' \(did you mean 'sim6'\?\)"),
-        ({"dataset": Path("/nonexistent/reach")}, DatasetError, r"/nonexistent/reach is missing.*wam collect"),
+        ({"dataset": Path("/nonexistent/reach")}, DatasetError, r"no dataset at /nonexistent/reach: .*wam collect"),
         ({"device": "tpu9"}, ConfigError, "device 'tpu9' is unknown to torch: use cpu, cuda or auto"),
     ],
 )

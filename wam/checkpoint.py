@@ -26,6 +26,7 @@ from wam.model import WorldActionModel
 from wam.robot import RobotSpec
 from wam.robot_identity import differences
 from wam.skeleton import skeleton
+from wam.stage_names import TOKENIZER_STAGE
 from wam.transforms import Transforms
 
 __all__ = [
@@ -43,7 +44,6 @@ __all__ = [
 FORMAT = 1
 FROZEN_FOLDER = "frozen"  # of a run: autoencoder and image encoder, which never change and no checkpoint holds
 MODEL_FILE, TRAINING_FILE, DESCRIPTION_FILE = "model.safetensors", "training.safetensors", "checkpoint.json"
-TOKENIZER_STAGE = "tokenizer"  # of `wam train`: its checkpoints hold no whole model
 KEPT_CHECKPOINTS = 2  # the newest and the one before it, in case the newest turns out to be unreadable
 VERSIONED = ("torch", "numpy", "lerobot", "mujoco")
 

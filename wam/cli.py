@@ -34,7 +34,7 @@ VERBS: Mapping[str, Verb] = {
     "demo": Verb(module="sim.demo", help="collect, train, export and evaluate in one go; ends with an HTML report"),
     "collect": Verb(module="sim.collect", help="record scripted demonstrations as a LeRobot v3 dataset"),
     "convert": Verb(module="sim.convert", help="turn episodes recorded on a robot into a LeRobot v3 dataset"),
-    "train": Verb(module="wam.train", help="train a world-action model on a dataset"),
+    "train": Verb(module="wam.train_command", help="train a world-action model on a dataset"),
     "export": Verb(module="wam.export", help="turn a checkpoint into a policy bundle that runs without torch"),
     "engine": Verb(module="policy.engine", help="build TensorRT engines from a bundle, on the machine that runs them"),
     "quantise": Verb(module="wam.quantise", help="make a bundle 8 bits wide, calibrated on a dataset and judged"),

@@ -1,8 +1,8 @@
 """LeRobotDataset v3 → arrays for training.
 
-The dataset is read with the ``lerobot`` library; every frame is decoded once, resized with the model's own image
-transform and kept in one memory-mapped file, so a training step never decodes video and a data set larger than memory
-still trains.
+The numbers are those that ``wam.dataset_check`` has read and checked. Every frame is decoded once, with the ``lerobot``
+library, resized with the model's own image transform and kept in one memory-mapped file, so a training step never
+decodes video and a data set larger than memory still trains.
 
 Shape legend: M frames of all episodes, E episodes, K cameras, A action width.
 """
@@ -10,18 +10,21 @@ Shape legend: M frames of all episodes, E episodes, K cameras, A action width.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from wam.dataset_check import check_dataset
+from wam.dataset_check import DatasetSummary, check_dataset, say
+from wam.dataset_tables import DatasetTables
+from wam.dataset_times import check_videos
 from wam.errors import DatasetError
 from wam.joined_frames import JoinedFrames
 from wam.robot import RobotSpec
-from wam.spec import ACTION, OBS_STATE, image_key
+from wam.spec import image_key
 from wam.transforms import resize_image
 
-__all__ = ["Episodes", "decode_camera", "join_episodes", "load_episodes", "open_dataset"]
+__all__ = ["Episodes", "decode_camera", "join_episodes", "load_episodes"]
+
+TOLERANCE_S = 1e-4  # by which a picture's time may differ from its row's [s]; LeRobot's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ def load_episodes(
     *,
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
+    checked: DatasetSummary | None = None,
 ) -> Episodes:
     """Reads a dataset and decodes its frames into a memory-mapped cache.
 
@@ -73,27 +77,25 @@ def load_episodes(
         image_size_px: (height, width) of the model's images.
         cache: File for the decoded frames; reused when it is complete.
         progress: Called with (episodes done, episodes in all).
+        checked: What ``check_numbers`` found, if it was asked before; its notes are then said already.
 
     Raises:
         DatasetError: The dataset is damaged or of another robot (``wam.dataset_check``), or a video does not decode.
     """
-    check_dataset(root, robot)
-    dataset = open_dataset(root)
-    table = dataset.hf_dataset.with_format("numpy")
-    columns = {key: np.stack(table[key][:]).astype(np.float32) for key in (OBS_STATE, ACTION)}
-    episode = np.asarray(table["episode_index"][:]).astype(np.int64)
-    length = np.bincount(episode, minlength=dataset.num_episodes)
-    start = np.concatenate(([0], np.cumsum(length)[:-1]))
-    seconds = np.asarray(table["timestamp"][:], dtype=np.float64)
-    frames = _decoded_frames(dataset, robot, image_size_px, (start, length, seconds), cache, progress)
+    if checked is None:
+        checked = check_dataset(root, robot)
+        say(checked)
+    else:
+        check_videos(checked.tables)
+    tables = checked.tables
     return Episodes(
-        frames=frames,
-        proprio=columns[OBS_STATE],
-        action=columns[ACTION],
-        task_index=np.asarray(table["task_index"][:]).astype(np.int64),
-        tasks=tuple(dataset.meta.tasks.sort_values("task_index").index),
-        start=start,
-        length=length,
+        frames=_decoded_frames(tables, robot, image_size_px, cache, progress),
+        proprio=tables.proprio.astype(np.float32),
+        action=tables.action.astype(np.float32),
+        task_index=tables.task_places,
+        tasks=tables.instructions,
+        start=np.cumsum(tables.length) - tables.length,
+        length=tables.length,
     )
 
 
@@ -121,58 +123,13 @@ def join_episodes(parts: Sequence[Episodes]) -> Episodes:
     )
 
 
-def open_dataset(root: Path) -> Any:
-    """Opens a dataset with the ``lerobot`` library: a ``LeRobotDataset``.
-
-    Raises:
-        DatasetError: A file is missing or cut short.
-    """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    try:
-        # torchcodec needs the system's ffmpeg and does not load everywhere; PyAV brings its own
-        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav", return_uint8=True)
-    except Exception as error:
-        raise DatasetError(
-            f"dataset {root} cannot be opened ({type(error).__name__}: {error}): a file is missing or cut short. Copy "
-            "it again, or collect it again."
-        ) from error
-
-
-def _decoded_frames(
-    dataset: Any,
-    robot: RobotSpec,
-    image_size_px: tuple[int, int],
-    index: tuple[np.ndarray, np.ndarray, np.ndarray],
-    cache: Path,
-    progress: Callable[[int, int], None] | None,
-) -> np.ndarray:
-    start, length, seconds = index
-    shape = (int(length.sum()), len(robot.cameras), *image_size_px, 3)
-    if cache.is_file() and cache.stat().st_size == int(np.prod(shape)):
-        return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial")
-    frames = np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape)
-    for episode, (first, count) in enumerate(zip(start, length, strict=True)):
-        for k, camera in enumerate(robot.cameras):
-            images = decode_camera(dataset, episode, image_key(camera.name), seconds[first : first + count])
-            frames[first : first + count, k] = np.stack([resize_image(image, image_size_px) for image in images])
-        if progress is not None:
-            progress(episode + 1, len(length))
-    frames.flush()
-    partial.replace(cache)
-    return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)
-
-
-def decode_camera(dataset: Any, episode: int, key: str, seconds: np.ndarray) -> np.ndarray:
+def decode_camera(tables: DatasetTables, episode: int, camera: str) -> np.ndarray:
     """Decodes one camera of one episode.
 
     Args:
-        dataset: What ``open_dataset`` returned.
+        tables: Of the dataset.
         episode: Its number.
-        key: Of the camera's frames, such as ``observation.images.front``.
-        seconds: (frames,) times within the episode [s].
+        camera: Its name in the robot file.
 
     Returns:
         (frames, height, width, 3) uint8 at the recorded size.
@@ -182,13 +139,38 @@ def decode_camera(dataset: Any, episode: int, key: str, seconds: np.ndarray) -> 
     """
     from lerobot.datasets.video_utils import decode_video_frames
 
-    path = dataset.root / dataset.meta.get_video_file_path(episode, key)
-    offset = dataset.meta.episodes[episode][f"videos/{key}/from_timestamp"]
+    part, rows = tables.videos[camera][episode], tables.rows(episode)
+    times = (tables.seconds[rows] + part.begin_s).tolist()
     try:
-        chw = decode_video_frames(path, (seconds + offset).tolist(), dataset.tolerance_s, "pyav", return_uint8=True)
+        # torchcodec needs the system's ffmpeg and does not load everywhere; PyAV brings its own
+        chw = decode_video_frames(part.path, times, TOLERANCE_S, "pyav", return_uint8=True)
     except Exception as error:
         raise DatasetError(
-            f"video '{key}' of episode {episode} cannot be decoded ({type(error).__name__}: {error}): {path} is "
-            "missing or cut short. Copy the dataset again, or collect it again."
+            f"video '{image_key(camera)}' of episode {episode} cannot be decoded ({type(error).__name__}: {error}): "
+            f"{part.path} is missing or cut short. Copy the dataset again, or collect it again."
         ) from error
     return chw.permute(0, 2, 3, 1).numpy()
+
+
+def _decoded_frames(
+    tables: DatasetTables,
+    robot: RobotSpec,
+    image_size_px: tuple[int, int],
+    cache: Path,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    shape = (int(tables.length.sum()), len(robot.cameras), *image_size_px, 3)
+    if cache.is_file() and cache.stat().st_size == int(np.prod(shape)):
+        return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(".partial")
+    frames = np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape)
+    for episode in range(len(tables.length)):
+        for k, camera in enumerate(robot.camera_names):
+            images = decode_camera(tables, episode, camera)
+            frames[tables.rows(episode), k] = np.stack([resize_image(image, image_size_px) for image in images])
+        if progress is not None:
+            progress(episode + 1, len(tables.length))
+    frames.flush()
+    partial.replace(cache)
+    return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)

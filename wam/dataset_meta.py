@@ -7,7 +7,6 @@ by another tool) is still a LeRobot dataset; one with it can be reproduced and c
 
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +16,18 @@ from typing import Any
 from wam.errors import DatasetError, RobotSpecError
 from wam.robot import RobotSpec
 
-__all__ = ["DatasetMeta", "EpisodeMeta", "meta_path", "read_meta", "robot_differences", "write_json", "write_meta"]
+__all__ = [
+    "DatasetMeta",
+    "EpisodeMeta",
+    "limit_changes",
+    "meta_path",
+    "read_meta",
+    "robot_differences",
+    "write_json",
+    "write_meta",
+]
 
 FORMAT = 1
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +144,7 @@ def robot_differences(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
     """Says in words how two robots differ where recorded data would be misread.
 
     Names, order, cameras and the control rate decide what a column or a frame means. Limits may change without harm, so
-    that is only logged, and topics and frames do not matter.
+    that is only said (``limit_changes``), and topics and frames do not matter.
 
     Returns:
         One phrase per difference; empty when the data fits.
@@ -149,11 +155,15 @@ def robot_differences(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
         "cameras": (_camera_sizes(recorded), _camera_sizes(wanted)),
         "control rate [Hz]": (recorded.control_rate_hz, wanted.control_rate_hz),
     }
-    differences = [f"{what}: {was} recorded, {now} wanted" for what, (was, now) in pairs.items() if was != now]
-    if not differences and recorded.axes != wanted.axes:
-        changed = [axis.name for axis, was in zip(wanted.axes, recorded.axes, strict=True) if axis != was]
-        logger.warning("robot '%s' has other limits than on the day of the dataset: %s.", wanted.name, changed)
-    return differences
+    return [f"{what}: {was} recorded, {now} wanted" for what, (was, now) in pairs.items() if was != now]
+
+
+def limit_changes(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
+    """Says in words that two robots which agree in all that ``robot_differences`` compares have other limits."""
+    changed = [axis.name for axis, was in zip(wanted.axes, recorded.axes, strict=True) if axis != was]
+    if not changed:
+        return []
+    return [f"robot '{wanted.name}' has other limits than on the day of the dataset: {', '.join(changed)}"]
 
 
 def _camera_sizes(robot: RobotSpec) -> tuple[str, ...]:

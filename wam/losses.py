@@ -8,62 +8,18 @@ beside clean actions. The clean frame has no loss of its own.
 Shape legend: B batch.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wam.batches import Batch
-from wam.errors import ConfigError, unknown_name
+from wam.loss_config import LossConfig
 from wam.model import WorldActionModel
-from wam.noise import ASKED, NOISE_MODES, WEIGHTINGS, QuestionMix, draw_questions
+from wam.noise import ASKED, draw_questions
 from wam.question_losses import Asked, Errors, QuestionLosses
 from wam.visibility import Question
 
 __all__ = ["LossConfig", "masked_mean", "training_losses"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """What is asked, how noisy it is, and the weights of the training loss."""
-
-    questions: QuestionMix = field(default_factory=QuestionMix)  # share of the samples that each question gets
-    video_weight: float = 0.5  # weight of the future-frame loss; 0 trains the policy alone and skips that pass
-    video_share: float = 0.5  # share of a batch that predicts the future frame; half costs half and learned as much
-    noise_draws: int = 2  # action noise draws per encoded observation; the context is the dear part
-    noise: str = "independent"  # levels of video and actions: independent, coupled or flash (noisy video)
-    action_shift: float = 3.0  # shift of the action noise level; above 1 leans to noise, where the decision is made
-    video_shift: float = 5.0  # shift of the video noise level, as Wan
-    action_weighting: str = "flat"  # loss weight by noise level, of actions: flat, or bell (most in the middle)
-    video_weighting: str = "bell"  # the same of video
-    weight_floor: float = 0.0  # share of a flat weight mixed into the bell, so that sigma 1 counts: few steps need it
-    prefix_share: float = 0.5  # share of the samples that see a clean prefix of their chunk, if the model allows one
-    colour_weight: float = 4.0  # stage tokenizer: extra weight of a fully saturated pixel; 0 treats all pixels alike
-    latent_noise: float = 0.05  # stage tokenizer: noise on the latents, whose spread is about 1
-
-    def __post_init__(self) -> None:
-        if self.noise not in NOISE_MODES:
-            raise ConfigError(unknown_name("noise mode", self.noise, NOISE_MODES))
-        for weighting in (self.action_weighting, self.video_weighting):
-            if weighting not in WEIGHTINGS:
-                raise ConfigError(unknown_name("loss weighting", weighting, WEIGHTINGS))
-        for name in ("video_share", "weight_floor", "prefix_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)} but must lie in [0, 1].")
-        for name in ("colour_weight", "latent_noise"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 0.")
-        if self.noise == "flash" and self.video_weighting == "bell" and self.weight_floor == 0:
-            raise ConfigError(
-                "noise 'flash' keeps the video near sigma 1, where the bell weight is 0, and weight_floor is 0: give "
-                "weight_floor a value (0.1 is one) or set video_weighting to flat."
-            )
-        if self.video_weight == 0 and not self.questions.only_policy:
-            raise ConfigError(
-                "video_weight is 0 but questions about the future are asked (joint, inverse or forward): give it a "
-                "weight, or ask for the policy only."
-            )
 
 
 def training_losses(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wam.errors import ConfigError, unknown_name
 from wam.flow import bell_weight
+from wam.loss_config import NOISE_MODES, WEIGHTINGS, QuestionMix
 from wam.sigmas import shift_sigma
 from wam.visibility import Question
 
@@ -35,38 +36,8 @@ __all__ = [
     "video_levels",
 ]
 
-NOISE_MODES = ("independent", "coupled", "flash")
-WEIGHTINGS = ("bell", "flat")
 FLASH_ALPHA = 7.0  # the video's u is drawn from Beta(7, 1): mean 0.875
 ASKED = tuple(Question)  # index of a question in drawn tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionMix:
-    """Share of the training samples that each question gets; any positive scale."""
-
-    policy: float = 1.0  # p(a | o), actions never see the future; the fast question of the control loop
-    joint: float = 0.0  # p(o', a | o), both denoised, each sees the other
-    inverse: float = 0.0  # p(a | o, o'), clean future
-    forward: float = 0.0  # p(o' | o, a), clean actions
-
-    def __post_init__(self) -> None:
-        shares = dataclasses.astuple(self)
-        if any(not 0 <= share < float("inf") for share in shares) or sum(shares) <= 0:
-            raise ConfigError(
-                f"question shares are policy {self.policy}, joint {self.joint}, inverse {self.inverse}, forward "
-                f"{self.forward}: none may be negative and at least one must be positive."
-            )
-
-    @property
-    def only_policy(self) -> bool:
-        """No other question is ever asked."""
-        return self.joint == self.inverse == self.forward == 0
-
-    def shares(self) -> Float[Tensor, " 4"]:
-        """Probabilities, in the order of ``Question``."""
-        shares = torch.tensor(dataclasses.astuple(self))
-        return shares / shares.sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +64,8 @@ def draw_questions(mix: QuestionMix, has_future: Bool[Tensor, " B"], generator: 
     count = len(has_future)
     if mix.only_policy:
         return torch.full((count,), policy)
-    drawn = torch.multinomial(mix.shares(), count, replacement=True, generator=generator)
+    shares = torch.tensor(dataclasses.astuple(mix))
+    drawn = torch.multinomial(shares / shares.sum(), count, replacement=True, generator=generator)
     return torch.where(has_future.cpu(), drawn, torch.full_like(drawn, policy))
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from wam.batches import Batch
-from wam.checkpoint import TOKENIZER_STAGE
 from wam.distill import distillation_losses
 from wam.inverse_dynamics import inverse_losses
 from wam.losses import LossConfig, training_losses
 from wam.model import WorldActionModel
+from wam.stage_names import TOKENIZER_STAGE
 from wam.tokenizer_stage import TokenizerModel, reconstruction_losses, reconstruction_measures
 from wam.transforms import Transforms
 from wam.validation import chunk_measures
@@ -37,7 +37,6 @@ class Stage:
 
     losses: Losses  # (model, frozen starting checkpoint or None, batch, config, generator) -> scalars, with "loss"
     trains: Callable[[str], bool]  # name of a parameter -> whether it may change
-    needs_init: bool  # the stage starts from a checkpoint
     measures: Measures = chunk_measures  # what a validation adds to the losses
 
 
@@ -69,10 +68,8 @@ def _action_expert(name: str) -> bool:
 
 
 STAGES: Mapping[str, Stage] = {
-    "full": Stage(losses=_full, trains=_all_but_tokenizer, needs_init=False),
-    TOKENIZER_STAGE: Stage(
-        losses=reconstruction_losses, trains=_tokenizer, needs_init=False, measures=reconstruction_measures
-    ),
-    "inverse": Stage(losses=inverse_losses, trains=_inverse_head, needs_init=True),
-    "distill": Stage(losses=distillation_losses, trains=_action_expert, needs_init=True),
+    "full": Stage(losses=_full, trains=_all_but_tokenizer),
+    TOKENIZER_STAGE: Stage(losses=reconstruction_losses, trains=_tokenizer, measures=reconstruction_measures),
+    "inverse": Stage(losses=inverse_losses, trains=_inverse_head),
+    "distill": Stage(losses=distillation_losses, trains=_action_expert),
 }

@@ -30,7 +30,7 @@ from wam.train_config import TrainConfig
 from wam.training_data import TrainingData, prepare
 from wam.validation import validate
 
-__all__ = ["INTERRUPTED", "learning_rate", "main", "train"]
+__all__ = ["INTERRUPTED", "learning_rate", "main", "run", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +208,12 @@ def _progress(*, hidden: bool) -> Progress:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of ``wam train``."""
-    config = tyro.cli(TrainConfig, args=argv, prog="wam train")
+    """As ``wam train``, for ``torchrun -m wam.train``: what is wrong with a dataset is said after torch is loaded."""
+    return run(tyro.cli(TrainConfig, args=argv, prog="wam train"))
+
+
+def run(config: TrainConfig) -> int:
+    """Trains and says where the result is; returns the exit status."""
     status = train(config)
     if not PartialState().is_main_process:
         return status

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wam.checkpoint import TOKENIZER_STAGE
+from wam.dataset_names import ReadAs
 from wam.errors import ConfigError, unknown_name
-from wam.losses import LossConfig
+from wam.loss_config import LossConfig
 from wam.model_config import OBS_ATTENTIONS
 from wam.normalise import MODES
-from wam.stages import STAGES
+from wam.spec import ACTION, OBS_IMAGES, OBS_STATE
+from wam.stage_names import STAGE_NAMES, TOKENIZER_STAGE
 from wam.transforms import ACTION_SPACES
 
 __all__ = ["TrainConfig"]
@@ -27,6 +28,8 @@ class TrainConfig:
     out: Path  # run folder: checkpoints/, metrics.jsonl, tensorboard/
     shares: tuple[float, ...] = ()  # how often each dataset is drawn, on any scale; default: every frame alike
     robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
+    axes_in_robot_order: bool = False  # columns without names are the robot's axes, in its order
+    keys: tuple[str, ...] = ()  # what the datasets call something else: observation.state=state action=actions ...
     stage: str = "full"  # full, tokenizer (autoencoder alone); from --init: distill (one step), inverse (its head)
     init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
     preset: str = "tiny"  # model preset; with --init that of the checkpoint
@@ -72,12 +75,13 @@ class TrainConfig:
                 f"shares are {', '.join(f'{share:g}' for share in self.shares)} for {len(self.dataset)} dataset(s): "
                 "give one positive number per dataset, in the same order, or none."
             )
+        self.read_as()  # wrong pairs are said before anything is read
         for name in ("steps", "batch_size", "accumulate", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
-        if self.stage not in STAGES:
-            raise ConfigError(unknown_name("stage", self.stage, STAGES))
-        if STAGES[self.stage].needs_init and self.init is None:
+        if self.stage not in STAGE_NAMES:
+            raise ConfigError(unknown_name("stage", self.stage, STAGE_NAMES))
+        if STAGE_NAMES[self.stage] and self.init is None:
             raise ConfigError(
                 f"stage '{self.stage}' goes on from a trained model: name its run or checkpoint with --init."
             )
@@ -110,6 +114,21 @@ class TrainConfig:
             raise ConfigError(
                 f"learning_rate {self.learning_rate} must be positive and ema_decay {self.ema_decay} lie in (0, 1)."
             )
+
+    def read_as(self) -> ReadAs:
+        """What these options say about the datasets.
+
+        Raises:
+            ConfigError: A pair of keys is none.
+        """
+        pairs = [pair.partition("=") for pair in self.keys]
+        for pair, (ours, _, theirs) in zip(self.keys, pairs, strict=True):
+            if not theirs or not (ours in (OBS_STATE, ACTION) or ours.startswith(f"{OBS_IMAGES}.")):
+                raise ConfigError(
+                    f"keys has '{pair}' but wants pairs of our name and the dataset's: --keys {OBS_STATE}=state "
+                    f"{ACTION}=actions {OBS_IMAGES}.front=image"
+                )
+        return ReadAs(robot_order=self.axes_in_robot_order, keys={ours: theirs for ours, _, theirs in pairs})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON data."""

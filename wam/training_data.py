@@ -1,7 +1,7 @@
 """From a dataset folder to everything a training loop reads: episodes, transforms, samplers."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,12 @@ from wam.batches import FrameSampler
 from wam.checkpoint import Checkpoint, load_checkpoint
 from wam.config import ModelConfig, preset
 from wam.dataset import Episodes, join_episodes, load_episodes
-from wam.dataset_meta import read_meta
+from wam.dataset_check import DatasetSummary, check_numbers, chosen_robot, say
+from wam.dataset_motion import check_lengths
 from wam.errors import DatasetError
 from wam.normalise import Normaliser
 from wam.pretrained import embed_tasks
-from wam.robot import RobotSpec, load_robot
+from wam.robot import RobotSpec
 from wam.tokenizer_stage import choose_tokenizer
 from wam.train_config import TrainConfig
 from wam.transforms import Transforms
@@ -56,16 +57,18 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         ConfigError: Unknown preset.
         CheckpointError: The checkpoint to start from cannot be read or is of another robot.
     """
-    robot = _robot(config)
+    robot = chosen_robot(config.robot, config.dataset[0])
+    checked = check_numbers(config.dataset, robot, config.read_as())
     base = None if config.init is None else load_checkpoint(config.init, robot=robot)
     model_config = _model_config(config, robot) if base is None else _continued(config, base)
     height, width = model_config.image_size_px
     caches = [
         config.out / "cache" / f"frames_{height}x{width}{f'_{i}' if i else ''}.u8" for i in range(len(config.dataset))
     ]
+    _say_once(checked, model_config)
     parts = [
-        load_episodes(root, robot, model_config.image_size_px, cache=cache, progress=progress)
-        for root, cache in zip(config.dataset, caches, strict=True)
+        load_episodes(root, robot, model_config.image_size_px, cache=cache, progress=progress, checked=summary)
+        for root, cache, summary in zip(config.dataset, caches, checked, strict=True)
     ]
     episodes = join_episodes(parts)
     owner = np.repeat(np.arange(len(parts)), [len(part.length) for part in parts])
@@ -80,6 +83,12 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         base=base,
         prompts=embed_tasks(model_config, config.wan, config.out / "cache" / "text", episodes.tasks),
     )
+
+
+def _say_once(checked: Sequence[DatasetSummary], model_config: ModelConfig) -> None:
+    for summary in checked:
+        short = check_lengths(summary.root, np.array(summary.lengths), model_config.chunk_length)
+        say(dataclasses.replace(summary, notes=(*summary.notes, *short)))
 
 
 def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
@@ -109,19 +118,6 @@ def _looking_back(config: TrainConfig, base: ModelConfig) -> ModelConfig:
     changed = dataclasses.replace(base, **asked, obs_lead=0)
     lead = changed.full_lead if changed.obs_attention == "causal" else 0
     return dataclasses.replace(changed, obs_lead=lead if config.obs_lead < 0 else config.obs_lead)
-
-
-def _robot(config: TrainConfig) -> RobotSpec:
-    if config.robot:
-        return load_robot(config.robot)
-    first = config.dataset[0]
-    meta = read_meta(first)
-    if meta is None:
-        raise DatasetError(
-            f"dataset {first} is missing, or does not say which robot it is of (no meta/wam.json): record one "
-            "with `wam collect`, correct the path, or name the robot file with --robot when another tool recorded it."
-        )
-    return meta.robot
 
 
 def _split(count: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:

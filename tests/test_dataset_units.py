@@ -9,6 +9,7 @@ from wam.dataset_motion import check_lengths
 from wam.errors import DatasetError
 from wam.limits import GRAZE
 from wam.spec import ACTION, OBS_STATE
+from wam.train_config import TrainConfig
 
 JOINTS = range(6)
 
@@ -108,8 +109,13 @@ def test_delta_actions_are_refused_as_what_they_are(dataset, scale):
             row[ACTION][:6] = (scale * (np.array(row[ACTION]) - np.array(row[OBS_STATE])))[:6].tolist()
 
     edit_rows(dataset, DATA, deltas)
-    with pytest.raises(DatasetError, match=r"delta actions.*'yaw' \|action - state\| .*correlation .*Write absolute"):
+    with pytest.raises(
+        DatasetError, match=r"delta actions.*'yaw' \|action - state\| .*correlation .*--absolute-actions"
+    ):
         check_dataset(dataset, ROBOT)
+    if scale == 1.0:
+        told = TrainConfig(dataset=(dataset,), out=dataset, absolute_actions=True).read_as()
+        assert check_dataset(dataset, ROBOT, told).tables is not None
 
 
 @pytest.mark.parametrize("lag", [1, 2])

@@ -54,10 +54,10 @@ def check_action_meaning(tables: DatasetTables, robot: RobotSpec) -> None:
     )
     raise DatasetError(
         f"dataset {tables.root}: actions look like changes of the state per step (delta actions), not like the "
-        "absolute "
-        f"targets that are trained: {found}. A policy trained on them would send the arm to its zero. Write absolute "
-        "targets into the column 'action' (the state at the first row of an episode, then each change added up), or "
-        "record the leader's positions, then run the same command again."
+        f"absolute targets that are trained: {found}. A policy trained on them would send the arm to its zero. Write "
+        "absolute targets into the column 'action' (the state at the first row of an episode, then each change added "
+        "up), or record the leader's positions, then run the same command again. If they are targets all the same: "
+        "--absolute-actions"
     )
 
 
@@ -84,9 +84,8 @@ def check_content(tables: DatasetTables, robot: RobotSpec) -> list[str]:
         if still.all():
             raise DatasetError(
                 f"dataset {tables.root}: '{key}' is {what}: every axis has one value in all {len(values)} rows, so "
-                "there is "
-                "nothing to learn. The driver's joint states or the leader were not connected; record it again: "
-                "wam collect, wam convert, or lerobot-record."
+                "there is nothing to learn. The driver's joint states or the leader were not connected; record it "
+                "again: wam collect, wam convert, or lerobot-record."
             )
         if names:
             said.append(f"'{key}' is {what} in {len(names)} of {len(still)} axes ({', '.join(names)}), all rows alike")
@@ -148,9 +147,7 @@ def check_lengths(root: Path, lengths: np.ndarray, chunk_length: int) -> list[st
     if (2 * lengths < chunk_length).all():
         raise DatasetError(
             f"dataset {root}: all {short} episodes are shorter than half an action chunk of {chunk_length} steps (the "
-            "longest "
-            f"has {lengths.max()}): most of a chunk would be padding. Record longer episodes, or choose a preset with "
-            "shorter "
-            "chunks: --preset micro"
+            f"longest has {lengths.max()}): most of a chunk would be padding. Record longer episodes, or choose a "
+            "preset with shorter chunks: --preset micro"
         )
     return [f"{short} of {len(lengths)} episodes are shorter than a chunk of {chunk_length} steps"] if short else []

@@ -19,6 +19,7 @@ class ReadAs:
     """What a person says about a dataset that it does not say itself."""
 
     robot_order: bool = False  # columns without names of the robot's are its axes, in its order
+    absolute_actions: bool = False  # actions are targets, however much they look like changes of the state
     keys: Mapping[str, str] = field(default_factory=dict)  # our key -> what the dataset calls it
 
     def key(self, ours: str) -> str:

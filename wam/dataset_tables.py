@@ -172,8 +172,7 @@ def _missing_keys(
     return (
         f"dataset {root} has no {', '.join(repr(read_as.key(key)) for key in missing)}; it has "
         f"{', '.join(sorted(features)) or 'no columns'}. Say which is which, --keys {' '.join(pairs)}, or give the "
-        "file "
-        "of the robot it was recorded on, --robot my_arm.yaml."
+        "file of the robot it was recorded on, --robot my_arm.yaml."
     )
 
 
@@ -194,8 +193,7 @@ def check_files(root: Path, data: Sequence[Path], films: Iterable[Path], *, film
     if len(missing) == len(paths):
         raise DatasetError(
             f"dataset {root} is metadata alone: {missing[0]} is missing, and so are all {len(missing)} files of data/ "
-            "and "
-            f"videos/ that meta/ names. Copy the whole folder: cp -r SOURCE {root}"
+            f"and videos/ that meta/ names. Copy the whole folder: cp -r SOURCE {root}"
         )
     if missing and (films_too or set(missing) & set(data)):
         some = ", ".join(str(path) for path in missing[:5]) + (", ..." if len(missing) > 5 else "")

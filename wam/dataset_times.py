@@ -182,8 +182,7 @@ def check_videos(tables: DatasetTables) -> None:
             if len(times) < expected:
                 raise DatasetError(
                     f"{path} holds {len(times)} frames but episodes {min(episodes)} to {max(episodes)} need "
-                    f"{expected}: "
-                    f"the video was truncated or replaced; {FIX}"
+                    f"{expected}: the video was truncated or replaced; {FIX}"
                 )
             for episode in episodes:
                 rows = slice(int(start[episode]), int(start[episode] + tables.length[episode]))
@@ -205,9 +204,8 @@ def _check_frames(
     raise DatasetError(
         f"episode {episode} of '{image_key(camera)}' asks for a picture at {asked[frame]:.4f} s of {part.path} (frame "
         f"{frame}; {int(wrong.sum())} of {len(asked)} frames), but the nearest is {nearest[frame]:.4f} s away: the "
-        "film "
-        f"has {len(times)} frames from {times[0]:.4f} to {times[-1]:.4f} s, {rate:.4g} per second, and the episode "
-        f"begins at {part.begin_s:.4f} s by meta/episodes (from_timestamp). Correct the offset, or {FIX}"
+        f"film has {len(times)} frames from {times[0]:.4f} to {times[-1]:.4f} s, {rate:.4g} per second, and the "
+        f"episode begins at {part.begin_s:.4f} s by meta/episodes (from_timestamp). Correct the offset, or {FIX}"
     )
 
 

@@ -54,9 +54,8 @@ def check_finite(tables: DatasetTables, robot: RobotSpec) -> None:
             raise DatasetError(
                 f"{path}: episode {tables.episode[row]} holds {values[row, column]} in '{key}', column "
                 f"'{robot.action_names[column]}' (row {place}, {len(broken)} numbers in all): one such number spoils "
-                "the "
-                f"whole training; {_remove_episodes(tables, np.unique(tables.episode[broken[:, 0]]))}, or record the "
-                "dataset again."
+                f"the whole training; {_remove_episodes(tables, np.unique(tables.episode[broken[:, 0]]))}, or record "
+                "the dataset again."
             )
 
 

@@ -53,10 +53,8 @@ def check_measured(proprio: np.ndarray, robot: RobotSpec) -> None:
         found.append(f"'{axis.name}' {value:.4g} (range [{axis.position[0]:g}, {axis.position[1]:g}])")
     raise ValueContractError(
         f"proprio is far outside the ranges of robot '{robot.name}': {', '.join(found)}. The policy knows radians and "
-        "a "
-        "gripper opening of 0 to 1: another unit (degrees, ticks, 0 to 100) in the driver, or another robot. Convert "
-        "it "
-        "where the observation is made."
+        "a gripper opening of 0 to 1: another unit (degrees, ticks, 0 to 100) in the driver, or another robot. "
+        "Convert it where the observation is made."
     )
 
 

@@ -29,6 +29,7 @@ class TrainConfig:
     shares: tuple[float, ...] = ()  # how often each dataset is drawn, on any scale; default: every frame alike
     robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
     axes_in_robot_order: bool = False  # columns without names are the robot's axes, in its order
+    absolute_actions: bool = False  # actions are positions, although the check takes them for changes of the state
     keys: tuple[str, ...] = ()  # what the datasets call something else: observation.state=state action=actions ...
     stage: str = "full"  # full, tokenizer (autoencoder alone); from --init: distill (one step), inverse (its head)
     init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
@@ -128,7 +129,11 @@ class TrainConfig:
                     f"keys has '{pair}' but wants pairs of our name and the dataset's: --keys {OBS_STATE}=state "
                     f"{ACTION}=actions {OBS_IMAGES}.front=image"
                 )
-        return ReadAs(robot_order=self.axes_in_robot_order, keys={ours: theirs for ours, _, theirs in pairs})
+        return ReadAs(
+            robot_order=self.axes_in_robot_order,
+            absolute_actions=self.absolute_actions,
+            keys={ours: theirs for ours, _, theirs in pairs},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON data."""

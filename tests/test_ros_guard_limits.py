@@ -101,8 +101,11 @@ def test_a_person_who_lets_go_leaves_the_arm_held_and_then_to_the_policy(
     graph: Graph, watch: GuardWatch, policy: FakePolicyTimer
 ) -> None:
     policy.on = False  # before the guard starts: it must engage for the person and not for a chunk
+    policy.robot.go_home()  # where the policy swings: from one end the other would be too far to engage
+    policy.robot.obeys = False  # until the guard of before is gone
     graph.start("guard", f"robot:={patient_robot(graph.folder / 'plain')}")
     watch.until("HOLD", reason="not engaged")
+    policy.robot.obeys = True
     publisher = graph.node.create_publisher(JointTrajectory, "teleop/command", qos.CHUNK)
     target = watch.commanded(since=time.monotonic())
     target[1] += 0.1  # near enough to take over

@@ -68,29 +68,59 @@ class DriverUnits:
 
 
 def driver_units(robot: RobotSpec, parameters: ArmParameters) -> DriverUnits:
-    """Checks the parameters of the gripper against the robot.
+    """Checks the driver's names and the parameters of the gripper against the robot.
 
     Raises:
-        NodeError: The robot has no gripper but one is described, or its two ends are the same.
+        NodeError: A name is not of the robot or given twice, the robot has no gripper but one is described, or its two
+            ends are the same.
     """
     p, name = parameters, parameters.external_gripper_joint
+    joints = _driver_names(robot, p.external_joint_names)
     if robot.gripper is None:
         if name:
             raise NodeError(f"external_gripper_joint is '{name}' but robot '{robot.name}' has no gripper.")
-        return DriverUnits(axes=robot.action_names, names=robot.action_names, gripper=None, closed=0.0, opened=1.0)
+        return DriverUnits(axes=robot.action_names, names=joints, gripper=None, closed=0.0, opened=1.0)
     if p.external_gripper_open == p.external_gripper_closed:
         raise NodeError(
             f"external_gripper_closed and external_gripper_open are both {p.external_gripper_open:g}: give the "
             "driver's joint value of the closed and of the open gripper."
         )
-    names = tuple(joint.name for joint in robot.joints)
+    names = (*joints, name or robot.gripper.name)
+    if len(set(names)) != len(names):
+        raise NodeError(f"two axes have one name at the driver: {', '.join(names)}. Give each joint its own.")
     return DriverUnits(
         axes=robot.action_names,
-        names=(*names, name or robot.gripper.name),
-        gripper=len(names),
+        names=names,
+        gripper=len(joints),
         closed=p.external_gripper_closed,
         opened=p.external_gripper_open,
     )
+
+
+def _driver_names(robot: RobotSpec, text: str) -> tuple[str, ...]:
+    """The joints as the driver calls them, from ``ours=theirs, ...``; a joint that is not named keeps its name.
+
+    Raises:
+        NodeError: A part of the text is no pair, or names a joint that the robot has not, or one name twice.
+    """
+    ours = tuple(joint.name for joint in robot.joints)
+    theirs: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, _, other = (word.strip() for word in pair.partition("="))
+        if not other or "=" in other:
+            raise NodeError(
+                f"external_joint_names has '{pair}', which is no pair: write joint of the robot file = joint of the "
+                f"driver, such as '{ours[0]}=joint_1'."
+            )
+        if name not in ours:
+            raise NodeError(unknown_name("joint in external_joint_names", name, ours))
+        if name in theirs:
+            raise NodeError(f"external_joint_names gives '{name}' twice, '{theirs[name]}' and '{other}': leave one.")
+        theirs[name] = other
+    names = tuple(theirs.get(name, name) for name in ours)
+    if len(set(names)) != len(names):
+        raise NodeError(f"external_joint_names gives two joints one name: {', '.join(names)}. Give each its own.")
+    return names
 
 
 def command_groups(units: DriverUnits, parameters: ArmParameters) -> dict[str, tuple[str, ...]]:

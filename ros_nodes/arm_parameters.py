@@ -75,6 +75,10 @@ class ArmParameters:
         default="trajectory",
         metadata=param("external: what the controller takes, joints by name or by order", choices=INTERFACES[1:]),
     )
+    external_joint_names: str = field(
+        default="",
+        metadata=param("external: joints that the driver calls otherwise than the robot file, 'shoulder=joint_2, ...'"),
+    )
     external_joint_order: str = field(
         default="",
         metadata=param("external: joint names as the forward controller's own list has them, separated by commas"),

@@ -49,9 +49,10 @@ def servo_calibration(robot: RobotSpec, path: str) -> dict[str, dict[str, int]]:
     missing = [name for name in robot.action_names if name not in servos]
     if missing:
         raise NodeError(
-            f"there is no servo calibration for {', '.join(missing)}: give LeRobot's file as parameter "
-            "so101_calibration (lerobot-calibrate writes it under ~/.cache/huggingface/lerobot/calibration/robots), "
-            "or run wam calibrate joints, which puts it into the robot file."
+            f"there is no servo calibration for {', '.join(missing)}: give LeRobot's file, calibration:=FILE to the "
+            "launch file (parameter so101_calibration of this node). lerobot-calibrate writes it to "
+            "~/.cache/huggingface/lerobot/calibration/robots/so_follower/ID.json; `wam calibrate joints` puts it into "
+            "the robot file."
         )
     entries = {name: dict(values) for name, values in servos.items()}
     try:

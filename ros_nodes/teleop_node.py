@@ -37,8 +37,10 @@ from wam.errors import ValueContractError
 
 __all__ = ["TeleopNode", "TeleopParameters", "main"]
 
+ENGAGE = "guard/engage"
+ENGAGE_COMMANDS = 5  # commands before key g asks the guard to engage: it follows nothing that it has not heard
 KEY_SERVICES = {
-    "g": "guard/engage",
+    "g": ENGAGE,
     "z": "guard/reset",
     "s": "recorder/start",
     "d": "recorder/stop",
@@ -62,6 +64,7 @@ class TeleopNode(Node):
         robot = self._robot
         self._joints = JointStates(robot.action_names, robot.safety.state_age_s, robot.state_topic)
         self._sent = 0
+        self._engage_at = 0  # of the commands sent, the one after which the guard is to engage; 0: none
         self._problem = ""
         self._waiting: dict[str, Any] = {}  # service calls under way
         self._commands = self.create_publisher(JointTrajectory, "teleop/command", qos.CHUNK)
@@ -119,7 +122,7 @@ class TeleopNode(Node):
         commands: dict[str, Callable[[], None]] = {
             key: functools.partial(self._call, service) for key, service in KEY_SERVICES.items()
         }
-        commands["c"] = self._clear_e_stop
+        commands |= {"g": self._engage, "c": self._clear_e_stop}
         self.get_logger().info(key_help(self._robot, {**KEY_SERVICES, "c": "clear e-stop"}))
         return KeyboardSource(
             self._robot,
@@ -134,8 +137,8 @@ class TeleopNode(Node):
         p = self._p
         if not p.leader_port or not p.leader_calibration:
             raise ParameterError(
-                "a leader arm needs leader_port, such as /dev/ttyACM1, and leader_calibration, the file that "
-                "lerobot-calibrate wrote under ~/.cache/huggingface/lerobot/calibration/teleoperators."
+                "a leader arm needs leader_port:=DEVICE, such as /dev/ttyACM1, and leader_calibration:=FILE, which "
+                "lerobot-calibrate writes to ~/.cache/huggingface/lerobot/calibration/teleoperators/so_leader/ID.json."
             )
         bus = So101Bus(p.leader_port, self._robot, read_calibration(Path(p.leader_calibration).expanduser()))
         link = So101Link(bus, ServoSettings(hold=False), rate_hz=2 * p.rate_hz)
@@ -160,6 +163,9 @@ class TeleopNode(Node):
         stamp = self.get_clock().now().to_msg()
         self._commands.publish(single_point(self._robot.action_names, target, stamp))
         self._sent += 1
+        if self._engage_at and self._sent >= self._engage_at:
+            self._engage_at = 0
+            self._call(ENGAGE)
 
     def _why_silent(self) -> str:
         if isinstance(self._source, ReplaySource) and self._source.finished:
@@ -200,6 +206,14 @@ class TeleopNode(Node):
     def _quit(self) -> None:
         raise KeyboardInterrupt  # as Ctrl-C would; the guard holds the arm
 
+    def _engage(self) -> None:
+        """The guard engages for a person who commands: keys hold the arm where it is, and it hears that first."""
+        if self._keyboard is not None and self._source is self._keyboard:
+            self._keyboard.dead_man.sign(time.monotonic())
+            self._engage_at = self._sent + ENGAGE_COMMANDS
+        else:
+            self._call(ENGAGE)
+
     def _call(self, service: str) -> None:
         """Calls a Trigger service without waiting; the answer is logged."""
         client = self._waiting.get(service) or self.create_client(Trigger, service)
@@ -211,8 +225,10 @@ class TeleopNode(Node):
 
     def _answered(self, service: str, future: Any) -> None:
         answer = future.result()
-        log = self.get_logger().info if answer.success else self.get_logger().warning
-        log(f"{service}: {answer.message}")
+        if answer.success:  # two lines, because rclpy refuses another severity from a line that has logged before
+            self.get_logger().info(f"{service}: {answer.message}")
+        else:
+            self.get_logger().warning(f"{service}: {answer.message}")
 
     def _health(self) -> Health:
         values = {"source": self._p.source, "commands": self._sent}

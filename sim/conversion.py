@@ -34,6 +34,19 @@ __all__ = ["Converted", "ConvertedFile", "convert"]
 
 logger = logging.getLogger(__name__)
 
+SHORT = "in a piece shorter than"
+# What to do where nothing at all could be used: words of the commonest reason -> the way out
+_ADVICE = {
+    "no instruction": 'Say what was done: wam convert ... --task "put the cup on the plate"',
+    "guard was silent": "Record with the guard running, as the launch files start it: wam up teleop_record robot:=...",
+    "the guard w": "Engage the guard and drive the arm while it records: wam call guard/engage. Whose motion is kept "
+    "says --source teleop, policy or both.",
+    "commanded": "Record while the guard commands the arm: the topic of its commands must be among what is recorded.",
+    "safety.": "The policy would refuse these as well. `wam top` shows on the robot what is late: a busy computer, a "
+    "slow camera or a clock; if it has to be so, raise that number under safety in the robot file and record again.",
+    SHORT: "Keep shorter pieces with wam convert ... --min-seconds 0.3, or record longer ones.",
+}
+
 
 @dataclass
 class ConvertedFile:
@@ -195,7 +208,7 @@ class _Conversion:
         """Spools one piece, unless it is too short."""
         steps = len(piece.actions)
         if steps < self._config.min_seconds * self._fps:
-            reason = f"in a piece shorter than {self._config.min_seconds:g} s"
+            reason = f"{SHORT} {self._config.min_seconds:g} s"
             file.drop(reason, reason, steps)
             piece.close()
             return
@@ -246,7 +259,12 @@ def _nothing_usable(files: Sequence[ConvertedFile]) -> str:
         examples |= file.examples
     most = "; ".join(f"{count} × {examples[category]}" for category, count in total.most_common(3))
     notes = "".join(f" {file.path.name}: {note}." for file in files[:3] for note in file.notes[:3])
-    return f"nothing usable in {len(files)} recordings: {sum(f.ticks for f in files)} ticks, {most}.{notes}"
+    # Pieces are short because something else interrupts them, if it is more than the first and the last tick
+    often = [category for category in total if not category.startswith(SHORT) and total[category] > total.total() / 4]
+    causes = [*sorted(often, key=total.get, reverse=True), SHORT]
+    advice = next((_ADVICE[word] for category in causes for word in _ADVICE if word in category), "")
+    count = sum(file.ticks for file in files)
+    return f"nothing usable in {len(files)} recordings: {count} ticks, {most}.{notes} {advice}".rstrip()
 
 
 def _check_one_robot(headers: Sequence[RecordingHeader]) -> None:

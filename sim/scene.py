@@ -19,7 +19,7 @@ __all__ = ["BIN_HEIGHT", "GOAL_RADIUS", "build_model", "check_robot", "cube_name
 
 BIN_HEIGHT = 0.045  # top of the bin's walls over the table [m]
 GOAL_RADIUS = 0.055  # radius of the marked goal [m]
-_ASSETS = Path(__file__).resolve().parent / "assets"
+ASSETS = Path(__file__).resolve().parent / "assets"
 _WALL = 0.004  # half thickness of the bin's walls and floor [m]
 
 
@@ -45,10 +45,10 @@ def build_model(
     Raises:
         SimError: No MJCF for this robot, or the MJCF lacks one of its joints or cameras.
     """
-    path = _ASSETS / f"{robot.name}.xml"
+    path = ASSETS / f"{robot.name}.xml"
     if not path.is_file():
-        fix = f"The simulation needs an MJCF of the same name in {_ASSETS.name}/."
-        raise SimError(unknown_name("simulated robot", robot.name, (p.stem for p in _ASSETS.glob("*.xml")), fix=fix))
+        fix = f"The simulation needs an MJCF of the same name in {ASSETS.name}/."
+        raise SimError(unknown_name("simulated robot", robot.name, (p.stem for p in ASSETS.glob("*.xml")), fix=fix))
     spec = mujoco.MjSpec.from_file(str(path))
     spec.option.timestep = physics_dt
     spec.visual.global_.offwidth = max(camera.width_px for camera in robot.cameras)

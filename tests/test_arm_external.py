@@ -66,12 +66,29 @@ def test_fingers_that_press_past_closed_are_closed():
         ({"external_joint_order": ",".join(JOINTS)}, "finger is missing"),
         ({"external_joint_order": ",".join([*JOINTS, "finger", "finger"])}, "each of .* once"),
         ({"external_gripper_open": 0.0}, "are both 0"),
+        ({"external_joint_names": "shoulder_pan"}, "'shoulder_pan', which is no pair: .* 'shoulder_pan=joint_1'"),
+        ({"external_joint_names": "shoulder_pam=joint_1"}, "unknown joint .* 'shoulder_pam'.*shoulder_pan"),
+        ({"external_joint_names": "wrist_roll=a, wrist_roll=b"}, "gives 'wrist_roll' twice, 'a' and 'b'"),
+        ({"external_joint_names": "shoulder_pan=wrist_roll"}, "two joints one name"),
+        ({"external_joint_names": "shoulder_pan=finger"}, "two axes have one name at the driver"),
     ],
 )
 def test_orders_and_grippers_that_cannot_work_are_refused(options, message):
     p = parameters(**options)
     with pytest.raises(NodeError, match=message):
         command_groups(driver_units(ROBOT, p), p)
+
+
+def test_joints_may_have_other_names_at_the_driver():
+    p = parameters(external_joint_names="shoulder_pan = joint_1, wrist_roll=joint_5", external_gripper_open=0.04)
+    units = driver_units(ROBOT, p)
+    theirs = ("joint_1", *JOINTS[1:4], "joint_5", "finger")
+    assert command_groups(units, p) == {"/arm_controller/commands": theirs}
+    assert units.to_driver(np.array([0.1, 0, 0, 0, 0.5, 1.0]))["joint_5"] == pytest.approx(0.5)
+    back = units.from_driver(theirs[::-1], [0.02, 0.5, 0, 0, 0, 0.1])
+    np.testing.assert_allclose(back, [0.1, 0, 0, 0, 0.5, 0.5], atol=1e-6)
+    with pytest.raises(ValueContractError, match="the driver's joint state lacks joint_1"):
+        units.from_driver([*JOINTS, "finger"], [0.0] * 6)
 
 
 def test_a_gripper_may_have_a_controller_of_its_own():
@@ -84,7 +101,7 @@ def test_a_gripper_may_have_a_controller_of_its_own():
 
 
 def test_a_gripper_of_a_robot_without_one_is_refused():
-    robot = SimpleNamespace(gripper=None, name="six", action_names=JOINTS)
+    robot = SimpleNamespace(gripper=None, name="six", joints=ROBOT.joints, action_names=JOINTS)
     with pytest.raises(NodeError, match="'finger' but robot 'six' has no gripper"):
         driver_units(robot, parameters())
 
@@ -93,12 +110,14 @@ def test_the_bridge_between_guard_topics_and_a_controller(tmp_path, repository):
     robot = (repository / "config/robots/so101.yaml").read_text()
     file = tmp_path / "so101.yaml"
     file.write_text(robot.replace("state_topic: joint_states", "state_topic: wam/joint_states"))
-    order = [*JOINTS[::-1], "finger"]
+    theirs = ("joint_1", *JOINTS[1:])
+    order = [*theirs[::-1], "finger"]
     options = {
         "backend": "external",
         "robot": file,
         "external_interface": "forward",
         "external_command_topic": "/controller/commands",
+        "external_joint_names": "shoulder_pan=joint_1",
         "external_joint_order": ",".join(order),
         "external_gripper_joint": "finger",
         "external_gripper_open": 0.04,
@@ -112,7 +131,7 @@ def test_the_bridge_between_guard_topics_and_a_controller(tmp_path, repository):
         stamp = messages.to_time(1234.5)
 
         def talk() -> bool:
-            driver.publish(messages.joint_state(["finger", *JOINTS], np.array([0.01, 1, 2, 3, 4, 5.0]), stamp))
+            driver.publish(messages.joint_state(["finger", *theirs], np.array([0.01, 1, 2, 3, 4, 5.0]), stamp))
             target = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
             guard.publish(messages.forward_command(ROBOT.action_names, target, GUARD))
             return len(states) > 0 and len(commands) > 0

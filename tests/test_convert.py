@@ -201,6 +201,24 @@ def test_nothing_usable_says_why(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("events", "way_out"),
+    [
+        (scene(0.5), r"--min-seconds 0\.3"),
+        (scene(1.5, task=""), '--task "put'),
+        (scene(1.5, guard="HOLD"), "wam call guard/engage"),
+        ([event for event in scene(1.5) if event.role != "guard"], "with the guard running"),
+        ([event for event in scene(1.5) if event.role != "command"], "while the guard commands"),
+        # One tick in two has a picture that is too old, so the pieces are short for that reason
+        ([event for event in scene(2.5) if not event.role.startswith("image") or event.at_ms % 700 < 350], "wam top"),
+    ],
+)
+def test_nothing_usable_says_what_to_do(tmp_path, events, way_out):
+    write(tmp_path / "episode_000000.mcap", events)
+    with pytest.raises(SimError, match=f"nothing usable .*{way_out}"):
+        convert(ConvertConfig(recordings=(tmp_path,), out=tmp_path / "out"))
+
+
 def test_the_task_comes_from_the_file_or_the_command_line(tmp_path):
     path = write(tmp_path / "episode_000000.mcap", scene(1.0, task=""), task="stir")
     assert {tick.observation.task for tick in replay(path) if tick.observation} == {"stir"}

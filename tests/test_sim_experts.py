@@ -1,12 +1,14 @@
 """Inverse kinematics and scripted experts."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim import scene
 from sim.arm_sim import ArmSim
 from sim.errors import SimError
 from sim.experts import HOVER, LIFT_Z, WAYPOINTS, ScriptedExpert
@@ -233,3 +235,21 @@ def test_an_expert_needs_what_its_task_is_about(task, missing):
 
 def test_every_task_has_an_expert():
     assert set(WAYPOINTS) == set(TASKS)
+
+
+def test_five_joints_are_enough(tmp_path, monkeypatch):
+    """docs/adding_a_robot.md: an arm that turns its gripper about the tool's axis needs no roll of its forearm."""
+    text = (scene.ASSETS / "sim6.xml").read_text()
+    text, removed = re.subn(r'<(joint|position) name="forearm_roll"[^>]*/>', "", text)
+    text, moved = re.subn(r"0 0\.289 1\.475 0 1\.378 0", "0 0.289 1.475 1.378 0", text)
+    assert (removed, moved) == (2, 2)
+    (tmp_path / "sim5.xml").write_text(text)
+    monkeypatch.setattr(scene, "ASSETS", tmp_path)
+    joints = tuple(joint for joint in ROBOT.joints if joint.name != "forearm_roll")
+    robot = dataclasses.replace(ROBOT, name="sim5", joints=joints, kinematics=None)
+    for task in task_names():
+        sim = ArmSim(task, robot)
+        for seed in range(3):
+            run_episode(sim, EVALUATION_SEED + seed)
+            assert sim.finished, (task, seed)
+        sim.close()

@@ -97,7 +97,14 @@ def test_a_keyboard_in_a_terminal_moves_stops_calls_and_quits(tmp_path):
             answer.success, answer.message = True, "recording episode_000000"
             return answer
 
+        def engage(_: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+            engaged.append(len(arm.commands))
+            answer.success, answer.message = len(engaged) > 1, "engaged" if len(engaged) > 1 else "too far"
+            return answer
+
+        engaged: list[int] = []  # commands heard before each call
         graph.node.create_service(Trigger, "recorder/start", record)
+        graph.node.create_service(Trigger, "guard/engage", engage)
         command = [sys.executable, "-m", "ros_nodes.teleop_node", "--ros-args", "-p", "robot:=sim6"]
         with subprocess.Popen(
             [*command, "-p", "source:=keyboard"], env=graph.environment, stdin=slave, stdout=slave, stderr=slave
@@ -115,7 +122,11 @@ def test_a_keyboard_in_a_terminal_moves_stops_calls_and_quits(tmp_path):
 
                     graph.until(typed, f"{keys!r} has its effect")
 
-                type_until(b"2", lambda: len(arm.commands) > 3)
+                # The guard engages for somebody who commands, so key g holds the arm where it is. The answers differ.
+                type_until(b"g", lambda: len(engaged) > 2)
+                assert engaged[0] > 0
+                np.testing.assert_allclose(arm.commands.items[0][1].points[0].positions, arm.positions, atol=1e-6)
+                type_until(b"2", lambda: len(arm.commands) > 3 and arm.commands.last.points[0].positions[1] > 0)
                 assert arm.commands.last.points[0].positions[1] > 0
                 type_until(b"s", lambda: bool(called))
                 type_until(b" ", lambda: len(arm.stops) > 0 and arm.stops.last.data)

@@ -32,7 +32,8 @@ def _profile(*, reliable: bool, depth: int, latched: bool = False) -> QoSProfile
 
 
 SENSOR = _profile(reliable=False, depth=1)  # images and camera_info: only the newest frame is worth anything
-SENSOR_RECORDED = _profile(reliable=False, depth=30)  # a recorder wants every frame; one second of them may wait
+# A recorder wants every frame: on a busy computer its process may be two seconds behind, so four of them may wait
+SENSOR_RECORDED = _profile(reliable=False, depth=120)
 STATE = _profile(reliable=False, depth=10)  # joint states and guard state, as a subscriber asks for them
 STATE_OFFERED = _profile(reliable=True, depth=10)  # the same, as a publisher offers them
 CHUNK = _profile(reliable=True, depth=1)  # action chunks, and single teleoperation commands: newest only, none lost

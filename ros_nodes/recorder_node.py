@@ -34,8 +34,7 @@ from wam.robot import robot_file
 __all__ = ["RecorderNode", "RecorderParameters", "main"]
 
 FOLLOW_SECONDS = 0.5  # how often publishers are looked at
-IMAGE_DEPTH = qos.SENSOR_RECORDED.depth
-DEPTH = 200  # of small messages: two seconds of joint states may wait for this process
+DEPTH = 400  # of small messages: as many seconds of joint states may wait for this process as of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,8 @@ class _Stream:
 def _received(node: Node, recording: Recording, role: str, data: bytes, info: Any) -> None:
     arrived = reception(node, info)
     sequence = info["publication_sequence_number"]
-    recording.saw(role, data, now=arrived.now, received_ns=arrived.robot_ns, sequence=sequence)
+    waited_s = time.monotonic() - arrived.now
+    recording.saw(role, data, now=arrived.now, received_ns=arrived.robot_ns, sequence=sequence, waited_s=waited_s)
 
 
 def _first_profile(topic: RecordedTopic) -> QoSProfile:

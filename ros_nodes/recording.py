@@ -94,11 +94,20 @@ class Recording:
         heard = self._latched.get("task")
         return string_data(heard[0]) if heard else self._settings.task
 
-    def saw(self, role: str, data: bytes, *, now: float, received_ns: int, sequence: int | None) -> None:
+    def saw(
+        self,
+        role: str,
+        data: bytes,
+        *,
+        now: float,
+        received_ns: int,
+        sequence: int | None,
+        waited_s: float = 0.0,
+    ) -> None:
         """Takes one message as it came from the wire."""
         watch = self.watches[role]
         stamp_ns = header_stamp_ns(data) if watch.topic.stamped else None
-        arrival = Arrival(now=now, received_ns=received_ns, stamp_ns=stamp_ns, sequence=sequence)
+        arrival = Arrival(now=now, received_ns=received_ns, stamp_ns=stamp_ns, sequence=sequence, waited_s=waited_s)
         self._now_ns = received_ns
         if watch.topic.latched:
             self._latched[role] = (data, arrival)
@@ -218,7 +227,7 @@ class Recording:
         for watch in self.watches.values():
             watch.begin()
         for role, (data, arrival) in self._latched.items():
-            again = dataclasses.replace(arrival, received_ns=now_ns, stamp_ns=None)
+            again = dataclasses.replace(arrival, received_ns=now_ns, stamp_ns=None, waited_s=0.0)
             self.watches[role].saw(again, counted=True)
             self._store(self.watches[role], data, again)
 

@@ -30,6 +30,7 @@ class Arrival:
     received_ns: int  # robot time of reception [ns]
     stamp_ns: int | None = None  # stamp of its header [ns]; None when it has no header
     sequence: int | None = None  # the publisher's own count of its messages; None when ROS does not tell
+    waited_s: float = 0.0  # how long it waited in this process until it was looked at [s]
 
 
 class StreamWatch:
@@ -54,6 +55,7 @@ class StreamWatch:
         self.lost: int | None = 0  # None when several publishers make sequence numbers meaningless
         self.missing = 0
         self.late = 0
+        self.waited_s = 0.0  # longest that one waited for this process; what waits too long is lost
         self.overflowed = 0  # arrived, but the queue to the disk was full
         self.unusable = 0
         self.problem = ""  # why the first unusable message cannot be converted
@@ -74,6 +76,7 @@ class StreamWatch:
         if not counted:
             return
         self.count += 1
+        self.waited_s = max(self.waited_s, arrival.waited_s)
         self.unusable += bool(self._wrong)
         self.problem = self.problem or self._wrong
         self._first = self._first or arrival
@@ -124,6 +127,7 @@ class StreamWatch:
             "late": self.late,
             "overflowed": self.overflowed,
             **({"unusable": self.unusable, "problem": self.problem} if self.unusable else {}),
+            "waited_max_ms": round(1e3 * self.waited_s, 3),
             **self._latency(),
         }
 

@@ -103,6 +103,7 @@ def test_an_episode_holds_what_arrived_between_start_and_stop(streams, tmp_path)
         "latency_p50_ms": 5.0,
         "latency_p95_ms": 5.0,
         "latency_p99_ms": 5.0,
+        "waited_max_ms": 0.0,
         "latency_max_ms": 5.0,
     }
 
@@ -341,6 +342,9 @@ def test_late_messages_are_counted_against_their_stamp():
         watch.saw(Arrival(now=0.0, received_ns=delay_ms * MS, stamp_ns=0), counted=True)
     assert watch.late == 2
     assert watch.summary()["latency_max_ms"] == 400.0
+    watch.saw(Arrival(now=0.0, received_ns=0, stamp_ns=0, waited_s=1.5), counted=True)
+    watch.saw(Arrival(now=0.0, received_ns=0, stamp_ns=0, waited_s=0.5), counted=True)
+    assert watch.summary()["waited_max_ms"] == 1500.0
 
 
 def _arrival(number: int) -> Arrival:

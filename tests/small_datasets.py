@@ -17,7 +17,7 @@ from wam.spec import ACTION, OBS_STATE, image_key
 ROBOT = load_robot("sim6")
 FPS = 10
 LENGTHS = (30, 25, 25)
-SIZE_PX = 32
+SIZE_PX = 96
 DATA, EPISODES, TASKS = (
     "data/chunk-000/file-000.parquet",
     "meta/episodes/chunk-000/file-000.parquet",

@@ -83,7 +83,7 @@ def test_a_film_of_another_rate_gives_pictures_at_ours(film):
 
 def test_the_head_says_size_and_colours(tmp_path):
     coloured = write_film(tmp_path / "a.mp4", 2, codec="libx264", rate=30)
-    grey = write_film(tmp_path / "b.mp4", 2, codec="libx264", rate=30, layout="gray")
+    grey = write_film(tmp_path / "b.mkv", 2, codec="ffv1", rate=30, layout="gray")
     assert (read_header(coloured).size_px, read_header(coloured).colours) == (SIZE_PX, True)
     assert not read_header(grey).colours
     (tmp_path / "c.mp4").write_bytes(b"no film")
@@ -129,6 +129,8 @@ def test_a_dataset_is_decoded_with_a_handful_of_frames_in_memory(tmp_path, monke
     assert len(episodes.frames) == sum(LENGTHS)
     assert 0 < Counted.most <= 8, "two frames around a time, their pixels, and what the loops still name"
     assert Counted.alive <= 2
+    held = list(camera_frames(check_dataset(dataset, ROBOT).tables, 0, "front"))
+    assert Counted.alive >= len(held) == LENGTHS[0], "who keeps pictures is found out"
 
 
 def test_episodes_of_a_dataset_are_those_of_lerobot(tmp_path):

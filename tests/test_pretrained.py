@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from wam.checkpoint import load_checkpoint
 from wam.config import ModelConfig, preset, preset_names
 from wam.errors import ConfigError
 from wam.model import WorldActionModel
-from wam.pretrained import load_pretrained, materialise
+from wam.pretrained import load_pretrained, materialise, start_from_wan
 from wam.robot import load_robot
 from wam.skeleton import skeleton
 from wam.train import train
@@ -106,3 +107,28 @@ def test_presets_have_the_size_of_their_models(name: str):
 
 def test_every_preset_is_listed():
     assert set(preset_names()) == {"tiny", "small", "wan5b", "wan14b", "micro", "wan_micro"}
+
+
+class FrozenTokenizer:
+    """Knows which folder it was loaded from, and writes that down."""
+
+    def load(self, folder: Path) -> None:
+        self.source = folder
+
+    def save(self, folder: Path) -> None:
+        (folder / "vae").mkdir(parents=True)
+        (folder / "vae" / "config.json").write_text(str(self.source))
+
+
+def test_frozen_networks_of_an_earlier_attempt_are_not_taken_for_these(tmp_path: Path):
+    model = SimpleNamespace(tokenizer=FrozenTokenizer(), config=SimpleNamespace(tokenizer="vae"))
+    kept = tmp_path / "run" / "frozen" / "vae" / "config.json"
+
+    def start(wan: str, *, begins: bool) -> str:
+        start_from_wan(model, tmp_path / "run", Path(wan), None, begins=begins, fresh=False)
+        return kept.read_text()
+
+    assert start("one", begins=True) == "one"
+    (tmp_path / "run" / "frozen.partial").mkdir()  # an attempt that was interrupted while it wrote
+    assert start("other", begins=True) == "other", "no checkpoint was made with the first one"
+    assert start("moved", begins=False) == "other", "checkpoints belong to what was frozen with them"

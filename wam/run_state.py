@@ -53,7 +53,14 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
         else:
             _take_up(model, data.base.model)
     if config.stage != TOKENIZER_STAGE:
-        start_from_wan(model, config.out, config.wan, config.weights, fresh=found is None and data.base is None)
+        start_from_wan(
+            model,
+            config.out,
+            config.wan,
+            config.weights,
+            begins=found is None and _is_first_process(),
+            fresh=found is None and data.base is None,
+        )
     model.to(device)
     for name, parameter in model.named_parameters():
         frozen = config.freeze_video and name.startswith("experts.video.")
@@ -87,6 +94,10 @@ def save_run(config: TrainConfig, data: TrainingData, run: RunState) -> Path:
         robot=data.robot,
         meta={"training": config.to_dict(), "datasets": list(data.content)},
     )
+
+
+def _is_first_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _fit_tokenizer(model: WorldActionModel | TokenizerModel, config: TrainConfig, images: Tensor) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,20 +108,18 @@ def test_every_preset_is_listed():
     assert set(preset_names()) == {"tiny", "small", "wan5b", "wan14b", "micro", "wan_micro"}
 
 
-class FrozenTokenizer:
-    """Knows which folder it was loaded from, and writes that down."""
+def test_frozen_networks_of_an_earlier_attempt_are_not_taken_for_these(
+    tmp_path: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+):
+    model, loaded = WorldActionModel(config), []
+    monkeypatch.setattr(model.tokenizer, "load", loaded.append)
+    kept = tmp_path / "run" / "frozen" / "name"
 
-    def load(self, folder: Path) -> None:
-        self.source = folder
+    def save(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(str(loaded[-1]))
 
-    def save(self, folder: Path) -> None:
-        (folder / "vae").mkdir(parents=True)
-        (folder / "vae" / "config.json").write_text(str(self.source))
-
-
-def test_frozen_networks_of_an_earlier_attempt_are_not_taken_for_these(tmp_path: Path):
-    model = SimpleNamespace(tokenizer=FrozenTokenizer(), config=SimpleNamespace(tokenizer="vae"))
-    kept = tmp_path / "run" / "frozen" / "vae" / "config.json"
+    monkeypatch.setattr(model.tokenizer, "save", save)
 
     def start(wan: str, *, begins: bool) -> str:
         start_from_wan(model, tmp_path / "run", Path(wan), None, begins=begins, fresh=False)

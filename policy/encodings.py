@@ -105,10 +105,16 @@ def rgb_from_image(message: Any) -> np.ndarray:
 
 
 def wrong_size(shape: tuple[int, ...], dtype: object, wanted: tuple[int, int, int]) -> str:
-    """Says that a picture is none of the robot file's; empty when it is."""
+    """Says that a picture is none of the robot file's, and what to do; empty when it is."""
     if shape == wanted and dtype == np.uint8:
         return ""
-    return f"the image is {shape} {dtype} but the robot file promises {wanted} uint8"
+    said = f"the image is {shape} {dtype} but the robot file promises {wanted} uint8"
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+        return said
+    return (
+        f"{said} (height, width, RGB): let the driver publish {wanted[1]}x{wanted[0]} px, or write "
+        f"width_px: {shape[1]} and height_px: {shape[0]} for this camera into the robot file and train with that"
+    )
 
 
 def _layout(encoding: str, width: int, height: int) -> tuple[int, int]:

@@ -62,7 +62,9 @@ class Imagination:
             )
         message = CompressedImage(format="jpeg")
         message.header.stamp = to_time(observation.stamp)
-        message.data = picture(observation.images, imagined, self._policy.manifest.cameras)
+        cameras = self._policy.manifest.cameras
+        fitted = self._policy.manifest.transforms.images(observation.images, cameras)
+        message.data = picture(dict(zip(cameras, fitted, strict=True)), imagined, cameras)
         return message
 
 
@@ -70,7 +72,7 @@ def picture(seen: Mapping[str, np.ndarray], imagined: Mapping[str, np.ndarray], 
     """Draws cameras side by side, seen above imagined, at the size of the imagined ones.
 
     Args:
-        seen: Camera → (height, width, 3) rgb_hwc_u8.
+        seen: Camera → (height, width, 3) rgb_hwc_u8, as the policy sees it.
         imagined: The same for the future; sizes may differ.
         cameras: Their order.
 

@@ -133,10 +133,11 @@ class PolicyInputs:
         return on_image
 
     def _note_grey(self, topic: str, encoding: str) -> None:
-        if encoding in GREY:
-            self._grey[topic] = f"{topic} is {encoding}: its pictures have no colours; was the policy trained on such?"
-        else:
+        if encoding not in GREY:
             self._grey.pop(topic, None)
+        elif topic not in self._grey:
+            self._grey[topic] = f"{topic} is {encoding}: its pictures have no colours; was the policy trained on such?"
+            self._node.get_logger().warning(self._grey[topic])
 
     def _on_state(self, message: JointState, info: Any) -> None:
         stamp, received = stamp_seconds(message.header.stamp), reception(self._node, info).robot_ns * 1e-9

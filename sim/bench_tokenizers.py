@@ -90,7 +90,7 @@ def _prepare(
     """Judges one model's images and makes what is timed of it."""
     size = checkpoint.config.image_size_px
     cache = folder / f"{size[0]}x{size[1]}.u8"
-    episodes = load_episodes(config.dataset, checkpoint.robot, size, cache=cache)
+    episodes = load_episodes(config.dataset, checkpoint.robot, size, cache=cache, read_as=checkpoint.read_as)
     everything = np.arange(len(episodes.length))
     sampler = FrameSampler(episodes, everything, seed=config.seed, start_share=0.0, start_steps=1, idle_keep=1)
     chosen = sampler.spread(config.frames)

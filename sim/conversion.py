@@ -28,7 +28,7 @@ from wam.dataset_check import check_written, say
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, write_meta
 from wam.errors import DatasetError
 from wam.robot import RobotSpec
-from wam.robot_identity import differences
+from wam.robot_identity import data_differences
 
 __all__ = ["Converted", "ConvertedFile", "convert"]
 
@@ -271,7 +271,7 @@ def _check_one_robot(headers: Sequence[RecordingHeader]) -> None:
     first = headers[0]
     for header in headers[1:]:
         # The robots as described, and not the hashes beside them, which older recorders made in another way
-        different = differences(first.robot.to_dict(), header.robot.to_dict())
+        different = data_differences(first.robot.to_dict(), header.robot.to_dict())
         if first.calibration_hash != header.calibration_hash:
             was, now = first.calibration_hash[:12] or "none", header.calibration_hash[:12] or "none"
             different.append(f"calibration hash ({was} and {now})")

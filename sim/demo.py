@@ -117,7 +117,7 @@ class DemoConfig:
         given = {name: value for name, value in vars(self).items() if name not in free}
         robot = load_robot(self.robot)
         preset(self.preset, robot)  # refuses an unknown one before anything is recorded
-        return {**given, **vars(self.recipe), "robot_fingerprint": behaviour_hash(robot.to_dict())}
+        return {**given, **vars(self.recipe), "robot_fingerprint": behaviour_hash(robot.to_dict(), with_fit=True)}
 
     def command(self) -> str:
         """Returns the command that repeats this demo elsewhere."""

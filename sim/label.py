@@ -11,8 +11,11 @@ Shape legend: M frames, K cameras, A action width, P proprio width.
 """
 
 import csv
+import dataclasses
+import itertools
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,16 +24,19 @@ import numpy as np
 import tyro
 
 import wam
-from sim.encoding import encode_video, get_codec, image_statistics
+from sim.encoding import PixelStatistics, VideoEncoder, get_codec
 from sim.recording import DatasetRecorder
 from sim.spool import EpisodeArrays, EpisodeRecord, Spool
 from wam.checkpoint import Checkpoint, load_checkpoint
-from wam.dataset import decode_camera
+from wam.dataset import camera_frames
 from wam.dataset_check import check_dataset, check_written, say
 from wam.dataset_meta import DatasetMeta, EpisodeMeta, write_meta
+from wam.dataset_names import ReadAs
+from wam.dataset_tables import DatasetTables
 from wam.errors import ConfigError
-from wam.label import label_frames, read_videos, window_actions
-from wam.transforms import resize_image
+from wam.label import Views, check_videos, label_frames, seen_frames, videos_at_rate, window_actions
+from wam.picture_fit import fit_picture
+from wam.robot import RobotSpec
 
 __all__ = ["LabelConfig", "main"]
 
@@ -47,6 +53,7 @@ class LabelConfig:
     dataset: Path | None = None  # or a LeRobot v3 dataset: labels every episode and compares with its own actions
     task: str = ""  # instruction of the videos; without it no dataset is written from them
     out: Path = Path("runs/labels")  # CSV files (time [s], then one column per joint) and dataset/ to train on
+    any_aspect: bool = False  # pictures may have another aspect than the robot file's camera gives
     video: str = "exact"  # codec of the dataset's videos, exact or portable, as for `wam collect`
 
     def __post_init__(self) -> None:
@@ -63,7 +70,7 @@ class LabelConfig:
 class Clip:
     """One labelled episode."""
 
-    images: list[np.ndarray]  # K of (M, height, width, 3) uint8, as recorded
+    views: Iterable[Views]  # pictures of all cameras as recorded, frame by frame
     actions: np.ndarray  # (M − 1, A) float32 labels
     proprio: np.ndarray  # (M, P) float32
     task: str
@@ -105,14 +112,20 @@ class LabelledDataset:
         shutil.rmtree(self._spool.root, ignore_errors=True)
 
     def add(self, clip: Clip) -> None:
-        """Encodes one episode."""
+        """Encodes one episode, frame by frame."""
         frames = len(clip.actions)
-        views = {
-            camera.name: np.stack(
-                [resize_image(image, (camera.height_px, camera.width_px)) for image in images[:frames]]
-            )
-            for camera, images in zip(self._robot.cameras, clip.images, strict=True)
-        }
+        encoders = {camera.name: VideoEncoder(self._fps, self._codec) for camera in self._robot.cameras}
+        statistics = {camera.name: PixelStatistics() for camera in self._robot.cameras}
+        try:
+            for images in itertools.islice(clip.views, frames):
+                for camera, image in zip(self._robot.cameras, images, strict=True):
+                    view = fit_picture(image, (camera.height_px, camera.width_px), camera.fit)
+                    encoders[camera.name].add(view)
+                    statistics[camera.name].add(view)
+            videos = {name: encoder.finish() for name, encoder in encoders.items()}
+        finally:
+            for encoder in encoders.values():
+                encoder.close()
         record = EpisodeRecord(
             seed=len(self._records),
             task=clip.task,
@@ -121,12 +134,11 @@ class LabelledDataset:
             noise=0.0,
             simulation_cpu_s=0.0,
             encoding_cpu_s=0.0,
-            image_statistics={name: image_statistics(images) for name, images in views.items()},
+            image_statistics={name: found.result() for name, found in statistics.items()},
         )
         arrays = EpisodeArrays(
             proprio=clip.proprio[:frames], action=clip.actions, stamp=np.arange(frames) * self._robot.control_dt
         )
-        videos = {name: encode_video(images, self._fps, self._codec) for name, images in views.items()}
         self._spool.write(record, arrays, videos)
         self._records.append(record)
 
@@ -171,8 +183,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _label_videos(config: LabelConfig, checkpoint: Checkpoint) -> None:
-    clips = read_videos(config.videos, checkpoint)
-    actions = label_frames(checkpoint, _seen(clips, checkpoint))
+    check_videos(config.videos, checkpoint, any_aspect=config.any_aspect)
+    actions = label_frames(checkpoint, seen_frames(videos_at_rate(config.videos, checkpoint), checkpoint, config.out))
     _write(config.out / "labels.csv", actions, checkpoint)
     print(f"labels:  {len(actions)} steps in {config.out / 'labels.csv'}")
     if not config.task:
@@ -180,7 +192,8 @@ def _label_videos(config: LabelConfig, checkpoint: Checkpoint) -> None:
         return
     proprio = np.concatenate((actions[:1], actions))  # (M, P)
     with LabelledDataset(config, checkpoint, PROPRIO_OF_VIDEO) as dataset:
-        dataset.add(Clip(images=clips, actions=actions, proprio=proprio, task=config.task))
+        views = videos_at_rate(config.videos, checkpoint)  # once more: decoding is cheap, and a film is large
+        dataset.add(Clip(views=views, actions=actions, proprio=proprio, task=config.task))
         dataset.finish()
     print(f"dataset: {dataset.root}, 1 episode; its proprio is {PROPRIO_OF_VIDEO}")
 
@@ -188,7 +201,7 @@ def _label_videos(config: LabelConfig, checkpoint: Checkpoint) -> None:
 def _label_dataset(config: LabelConfig, checkpoint: Checkpoint) -> None:
     root, robot = config.dataset, checkpoint.robot
     assert root is not None
-    tables = check_dataset(root, robot).tables
+    tables = check_dataset(root, robot, _read_as(config, checkpoint)).tables
     proprio, recorded = tables.proprio.astype(np.float32), tables.action.astype(np.float32)
     judged, skipped = _Judgement(), 0
     with LabelledDataset(config, checkpoint, PROPRIO_OF_DATASET) as dataset:
@@ -197,13 +210,13 @@ def _label_dataset(config: LabelConfig, checkpoint: Checkpoint) -> None:
             if span.stop - span.start <= checkpoint.config.future_offset:
                 skipped += 1
                 continue
-            images = [decode_camera(tables, episode, name) for name in robot.camera_names]
-            seen = _seen(images, checkpoint)
+            seen = seen_frames(_views(tables, episode, robot), checkpoint, config.out)
             actions = label_frames(checkpoint, seen)
             _write(config.out / f"episode_{episode:06d}.csv", actions, checkpoint)
             _compare(judged, checkpoint, seen, actions, recorded[span])
             task = tables.tasks[int(tables.task[span.start])]
-            dataset.add(Clip(images=images, actions=actions, proprio=proprio[span], task=task))
+            views = _views(tables, episode, robot)
+            dataset.add(Clip(views=views, actions=actions, proprio=proprio[span], task=task))
         if not judged.joints:
             raise ConfigError(f"no episode of {root} is longer than {checkpoint.config.future_offset} steps.")
         dataset.finish()
@@ -230,10 +243,13 @@ def _report(config: LabelConfig, checkpoint: Checkpoint, judged: _Judgement, ski
     print(f"the same per window, normalised (the run-time consistency): p50 {p50:.3f}, p95 {p95:.3f}, p99 {p99:.3f}")
 
 
-def _seen(clips: list[np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
-    """(M, K, height, width, 3) uint8 at the model's size."""
-    size = checkpoint.config.image_size_px
-    return np.stack([np.stack([resize_image(image, size) for image in clip]) for clip in clips], axis=1)
+def _read_as(config: LabelConfig, checkpoint: Checkpoint) -> ReadAs:
+    told = checkpoint.read_as
+    return dataclasses.replace(told, any_aspect=told.any_aspect or config.any_aspect)
+
+
+def _views(tables: DatasetTables, episode: int, robot: RobotSpec) -> Iterator[Views]:
+    return zip(*(camera_frames(tables, episode, name) for name in robot.camera_names), strict=True)
 
 
 def _write(path: Path, actions: np.ndarray, checkpoint: Checkpoint) -> None:

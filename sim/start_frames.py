@@ -47,7 +47,11 @@ class DatasetStarts:
         self._root = root
         self._folder = tempfile.TemporaryDirectory(prefix="wam-starts-")
         self._episodes = load_episodes(
-            root, checkpoint.robot, checkpoint.config.image_size_px, cache=Path(self._folder.name) / "frames.u8"
+            root,
+            checkpoint.robot,
+            checkpoint.config.image_size_px,
+            cache=Path(self._folder.name) / "frames.u8",
+            read_as=checkpoint.read_as,
         )
 
     def draw(self, seed: int) -> Start:

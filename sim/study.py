@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = {
         "study": config.name,
         "episodes": config.episodes,
-        "robot_fingerprint": behaviour_hash(load_robot(config.robot).to_dict()),
+        "robot_fingerprint": behaviour_hash(load_robot(config.robot).to_dict(), with_fit=True),
     }
     with locked(config.folder) as lock:
         state = open_state(config.folder, settings)

@@ -76,9 +76,9 @@ def run_view(config: ViewConfig) -> dict[str, Any]:
             f"this model looks back on {checkpoint.config.n_instants} instants, which are closer than the frames it "
             "imagines: further horizons would have to invent those between. Give --horizons 1."
         )
-    height, width = checkpoint.config.image_size_px
-    cache = config.out / "cache" / f"frames_{height}x{width}.u8"
-    episodes = load_episodes(config.dataset, checkpoint.robot, checkpoint.config.image_size_px, cache=cache)
+    size, told = checkpoint.config.image_size_px, checkpoint.read_as
+    cache = config.out / "cache" / f"frames_{size[0]}x{size[1]}.u8"
+    episodes = load_episodes(config.dataset, checkpoint.robot, size, cache=cache, read_as=told)
     viewer = _Viewer(config, checkpoint, episodes)
     starts = viewer.starts()
     imagined = viewer.imagine(starts)  # (S, P, K, height, width, 3)

@@ -17,7 +17,7 @@ from wam.spec import ACTION, OBS_STATE, image_key
 ROBOT = load_robot("sim6")
 FPS = 10
 LENGTHS = (30, 25, 25)
-SIZE_PX = 32
+SIZE_PX = 96
 DATA, EPISODES, TASKS = (
     "data/chunk-000/file-000.parquet",
     "meta/episodes/chunk-000/file-000.parquet",
@@ -25,13 +25,20 @@ DATA, EPISODES, TASKS = (
 )
 
 
-def write_dataset(root: Path, *, lengths: Sequence[int] = LENGTHS, extra_frames: int = 0) -> Path:
+def write_dataset(
+    root: Path,
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    extra_frames: int = 0,
+    sizes_px: Sequence[tuple[int, int]] = ((SIZE_PX, SIZE_PX),) * 2,
+) -> Path:
     """Writes a sound dataset: joints swing inside their ranges, and every action is the next state.
 
     Args:
         root: Folder to make.
         lengths: Frames of each episode.
         extra_frames: Frames that the films have beyond what the table uses.
+        sizes_px: (width, height) of each camera's pictures.
     """
     for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
         (root / folder).mkdir(parents=True)
@@ -59,9 +66,9 @@ def write_dataset(root: Path, *, lengths: Sequence[int] = LENGTHS, extra_frames:
         pa.table({"task_index": [0, 1], "__index_level_0__": ["lift the cube", "push the cube"]}), root / TASKS
     )
     pq.write_table(pa.Table.from_pylist(_episodes(lengths)), root / EPISODES)
-    for camera in ROBOT.camera_names:
-        _write_film(root / f"videos/{image_key(camera)}/chunk-000/file-000.mp4", count + extra_frames)
-    (root / "meta/info.json").write_text(json.dumps(_info(lengths)))
+    for camera, size in zip(ROBOT.camera_names, sizes_px, strict=True):
+        _write_film(root / f"videos/{image_key(camera)}/chunk-000/file-000.mp4", count + extra_frames, size)
+    (root / "meta/info.json").write_text(json.dumps(_info(lengths, sizes_px)))
     return root
 
 
@@ -105,9 +112,13 @@ def edit_axis(
     edit_rows(root, DATA, apply)
 
 
-def _info(lengths: Sequence[int]) -> dict[str, Any]:
+def _info(lengths: Sequence[int], sizes_px: Sequence[tuple[int, int]]) -> dict[str, Any]:
     vector = {"dtype": "float32", "shape": [ROBOT.action_dim], "names": list(ROBOT.action_names)}
-    film = {"dtype": "video", "shape": [SIZE_PX, SIZE_PX, 3], "names": ["height", "width", "channels"]}
+    named = {"dtype": "video", "names": ["height", "width", "channels"]}
+    films = {
+        image_key(name): named | {"shape": [height, width, 3]}
+        for name, (width, height) in zip(ROBOT.camera_names, sizes_px, strict=True)
+    }
     return {
         "codebase_version": "v3.0",
         "robot_type": "sim6",
@@ -117,7 +128,7 @@ def _info(lengths: Sequence[int]) -> dict[str, Any]:
         "fps": FPS,
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
-        "features": {OBS_STATE: vector, ACTION: vector, **{image_key(name): film for name in ROBOT.camera_names}},
+        "features": {OBS_STATE: vector, ACTION: vector, **films},
     }
 
 
@@ -140,13 +151,13 @@ def _episodes(lengths: Sequence[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_film(path: Path, frames: int) -> None:
+def _write_film(path: Path, frames: int, size_px: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True)
     with av.open(str(path), "w") as film:
         stream = film.add_stream("mpeg4", rate=FPS)
-        stream.width = stream.height = SIZE_PX
+        stream.width, stream.height = size_px
         stream.pix_fmt = "yuv420p"
         for number in range(frames):
-            picture = np.full((SIZE_PX, SIZE_PX, 3), number * 3 % 255, np.uint8)
+            picture = np.full((*size_px[::-1], 3), number * 3 % 255, np.uint8)
             film.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         film.mux(stream.encode())

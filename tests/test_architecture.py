@@ -30,7 +30,7 @@ TORCH_FREE = {
     "wam.limits",
     "wam.dataset_meta",
     *(f"wam.{name}" for name in ("cli", "config", "doctor", "doctor_probes", "doctor_ros", "errors", "manifest")),
-    *(f"wam.{name}" for name in ("history", "model_config", "normalise")),
+    *(f"wam.{name}" for name in ("history", "model_config", "normalise", "picture_fit")),
     *(f"wam.{name}" for name in ("robot", "robot_identity", "sigmas", "spec", "strict_json", "text", "transforms")),
 }
 # The simulator itself; what these import inside sim/ belongs to it as well. The rest of sim/ composes.

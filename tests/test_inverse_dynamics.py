@@ -26,7 +26,7 @@ from wam.dataset_meta import read_meta
 from wam.errors import BundleError, ConfigError, DatasetError
 from wam.export import export_bundle
 from wam.inverse_dynamics import actions_between, consistency
-from wam.label import label_frames, read_videos
+from wam.label import check_videos, label_frames, videos_at_rate
 from wam.manifest import Manifest, read_manifest
 from wam.model import WorldActionModel
 from wam.robot import load_robot
@@ -107,7 +107,7 @@ def test_videos_are_labelled_at_the_control_rate(checkpoint: Checkpoint, run: Pa
         frames = [np.full((64, 64, 3), 10 * i + index, dtype=np.uint8) for i in range(24)]
         clips.append(tmp_path / f"{camera}.mp4")
         write_mp4(clips[-1], frames, rate_hz=2.0 / dt)  # twice the control rate: every other frame counts
-    front, wrist = read_videos(clips, checkpoint)
+    front, wrist = zip(*videos_at_rate(clips, checkpoint), strict=True)
     assert len(front) == len(wrist) == 12
     assert abs(int(front[3].mean()) - 60) < 4
     arguments = ["--checkpoint", str(run), "--out", str(tmp_path), "--videos", *map(str, clips)]
@@ -225,9 +225,9 @@ def test_what_cannot_be_labelled_is_refused(checkpoint: Checkpoint, tmp_path: Pa
     with pytest.raises(ConfigError, match="relative to proprio, which video does not have"):
         label_frames(relative, frames)
     with pytest.raises(DatasetError, match=r"1 video\(s\) given but robot 'sim6' has the cameras front, wrist"):
-        read_videos([tmp_path / "a.mp4"], checkpoint)
-    with pytest.raises(DatasetError, match="cannot be decoded"):
-        read_videos([tmp_path / "a.mp4"] * 2, checkpoint)
+        check_videos([tmp_path / "a.mp4"], checkpoint)
+    with pytest.raises(DatasetError, match=r"a\.mp4 cannot be read"):
+        check_videos([tmp_path / "a.mp4"] * 2, checkpoint)
     with pytest.raises(ConfigError, match="either --videos, one per camera, or --dataset"):
         LabelConfig(checkpoint=tmp_path)
     with pytest.raises(ConfigError, match="--task is for --videos"):

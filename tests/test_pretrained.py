@@ -12,7 +12,7 @@ from wam.checkpoint import load_checkpoint
 from wam.config import ModelConfig, preset, preset_names
 from wam.errors import ConfigError
 from wam.model import WorldActionModel
-from wam.pretrained import load_pretrained, materialise
+from wam.pretrained import load_pretrained, materialise, start_from_wan
 from wam.robot import load_robot
 from wam.skeleton import skeleton
 from wam.train import train
@@ -106,3 +106,26 @@ def test_presets_have_the_size_of_their_models(name: str):
 
 def test_every_preset_is_listed():
     assert set(preset_names()) == {"tiny", "small", "wan5b", "wan14b", "micro", "wan_micro"}
+
+
+def test_frozen_networks_of_an_earlier_attempt_are_not_taken_for_these(
+    tmp_path: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+):
+    model, loaded = WorldActionModel(config), []
+    monkeypatch.setattr(model.tokenizer, "load", loaded.append)
+    kept = tmp_path / "run" / "frozen" / "name"
+
+    def save(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(str(loaded[-1]))
+
+    monkeypatch.setattr(model.tokenizer, "save", save)
+
+    def start(wan: str, *, begins: bool) -> str:
+        start_from_wan(model, tmp_path / "run", Path(wan), None, begins=begins, fresh=False)
+        return kept.read_text()
+
+    assert start("one", begins=True) == "one"
+    (tmp_path / "run" / "frozen.partial").mkdir()  # an attempt that was interrupted while it wrote
+    assert start("other", begins=True) == "other", "no checkpoint was made with the first one"
+    assert start("moved", begins=False) == "other", "checkpoints belong to what was frozen with them"

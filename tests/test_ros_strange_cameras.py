@@ -1,6 +1,7 @@
 """Cameras that publish what nobody reads: named by recorder and policy with the way out, not only "no picture yet"."""
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("rclpy")
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
 
 from ros_nodes import messages, qos  # noqa: E402
+from ros_nodes.policy_inputs import PolicyInputs  # noqa: E402
 from tests.ros_graph import Graph  # noqa: E402
 from wam.robot import load_robot  # noqa: E402
 
@@ -51,3 +53,14 @@ def test_compressed_pictures_and_unreadable_ones_are_named(tmp_path: Path, suffi
             lambda: both_are_named(graph.call("recorder/start").message), "the recorder refuses with both cameras"
         )
         assert f"-r in/compressed:={topic}" in said
+
+
+def test_a_camera_without_colours_is_logged_once_and_stays_in_diagnostics() -> None:
+    inputs = object.__new__(PolicyInputs)
+    inputs._grey, inputs._node, logged = {}, MagicMock(), []
+    inputs._node.get_logger().warning = logged.append
+    for encoding in ("mono8", "mono8", "rgb8", "mono8"):
+        inputs._note_grey(FRONT.topic, encoding)
+    sentence = f"{FRONT.topic} is mono8: its pictures have no colours; was the policy trained on such?"
+    assert logged == [sentence, sentence]
+    assert list(inputs._grey.values()) == [sentence]

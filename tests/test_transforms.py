@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import arrays
 
 from wam.errors import ConfigError
 from wam.normalise import Normaliser
-from wam.transforms import ACTION_SPACES, Transforms, resize_image
+from wam.picture_fit import fit_picture
+from wam.transforms import ACTION_SPACES, Transforms
 
 IDENTITY = Normaliser(offset=(0.0,) * 3, scale=(1.0,) * 3, bound=100.0)
 
@@ -46,7 +47,7 @@ def test_batched_anchors_decode_each_chunk_with_its_own():
 def test_resize_averages_area_and_crops_the_centre():
     image = np.zeros((96, 128, 3), np.uint8)
     image[:, 16:112] = 200  # exactly the centre square
-    small = resize_image(image, (64, 64))
+    small = fit_picture(image, (64, 64), "crop")
     assert small.shape == (64, 64, 3)
     assert (small == 200).all()
 
@@ -54,14 +55,14 @@ def test_resize_averages_area_and_crops_the_centre():
 def test_resize_keeps_colours_in_place():
     image = np.zeros((96, 96, 3), np.uint8)
     image[:48, :, 0] = 255
-    small = resize_image(image, (32, 32))
+    small = fit_picture(image, (32, 32), "crop")
     assert small[4, 4].tolist() == [255, 0, 0]
     assert small[28, 4].tolist() == [0, 0, 0]
 
 
 def test_image_of_the_right_size_is_untouched():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert np.array_equal(resize_image(image, (64, 64)), image)
+    assert np.array_equal(fit_picture(image, (64, 64), "crop"), image)
 
 
 def test_images_are_stacked_in_camera_order():

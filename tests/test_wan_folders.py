@@ -152,3 +152,19 @@ def test_half_a_cached_file_and_another_encoder_are_computed_anew(folder: Path, 
     other = tmp_path / "other"
     write_text_encoder(other, dataclasses.replace(config, text_width=24))
     assert encoder(other, cache, config).encode(["red"]).shape[-1] == 24
+
+
+def test_another_matrix_in_the_middle_of_a_large_file_is_another_encoder(tmp_path: Path):
+    for name in ("text_encoder", "tokenizer"):
+        (tmp_path / name).mkdir()
+    weights = tmp_path / "text_encoder" / "model.safetensors"
+    size, matrix = 40 << 20, 17 << 20
+    with weights.open("wb") as file:
+        file.truncate(size)
+    before = TextEncoder(tmp_path, tmp_path, length=4).path("red")
+    with weights.open(
+        "r+b"
+    ) as file:  # a sparse file, but for a matrix, each of which is larger than 16 MiB in UMT5-XXL
+        file.seek((size - matrix) // 2)
+        file.write(b"\1" * matrix)
+    assert TextEncoder(tmp_path, tmp_path, length=4).path("red") != before

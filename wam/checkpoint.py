@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wam.config import ModelConfig
+from wam.dataset_names import ReadAs
 from wam.errors import CheckpointError, WamError
 from wam.model import WorldActionModel
 from wam.robot import RobotSpec
@@ -57,6 +58,16 @@ class CheckpointInfo:
     robot: RobotSpec
     meta: dict[str, Any]  # step, training configuration, versions
     path: Path
+
+    @property
+    def read_as(self) -> ReadAs:
+        """What was said of the datasets it was trained on and holds for others of its robot; their keys do not."""
+        told = self.meta.get("training", {})
+        return ReadAs(
+            robot_order=bool(told.get("axes_in_robot_order", False)),
+            absolute_actions=bool(told.get("absolute_actions", False)),
+            any_aspect=bool(told.get("any_aspect", False)),
+        )
 
     @property
     def weights(self) -> Path:

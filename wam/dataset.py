@@ -1,30 +1,32 @@
 """LeRobotDataset v3 → arrays for training.
 
-The numbers are those that ``wam.dataset_check`` has read and checked. Every frame is decoded once, with the ``lerobot``
-library, resized with the model's own image transform and kept in one memory-mapped file, so a training step never
-decodes video and a data set larger than memory still trains.
+The numbers are those that ``wam.dataset_check`` has read and checked. Every frame is decoded once, resized at once with
+the model's own image transform and kept in one memory-mapped file, so a training step never decodes video and a data
+set or a film larger than memory still trains.
 
 Shape legend: M frames of all episodes, E episodes, K cameras, A action width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from wam.dataset_check import DatasetSummary, check_dataset, say
+from wam.dataset_names import ReadAs
 from wam.dataset_tables import DatasetTables
 from wam.dataset_times import check_videos
 from wam.errors import DatasetError
+from wam.films import frames_at
+from wam.frame_cache import content_digest, frames_identity, is_complete, new_cache
 from wam.joined_frames import JoinedFrames
+from wam.picture_fit import fit_picture
 from wam.robot import RobotSpec
 from wam.spec import image_key
-from wam.transforms import resize_image
 
-__all__ = ["Episodes", "decode_camera", "join_episodes", "load_episodes"]
-
-TOLERANCE_S = 1e-4  # by which a picture's time may differ from its row's [s]; LeRobot's own
+__all__ = ["Episodes", "camera_frames", "join_episodes", "load_episodes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Episodes:
     tasks: tuple[str, ...]  # instructions
     start: np.ndarray  # (E,) int64 first frame of each episode
     length: np.ndarray  # (E,) int64 frames of each episode
+    content: str = ""  # sha256 of all that was recorded in it; "" of several datasets
 
     @property
     def episode_of_frame(self) -> np.ndarray:
@@ -68,34 +71,38 @@ def load_episodes(
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
     checked: DatasetSummary | None = None,
+    read_as: ReadAs | None = None,
 ) -> Episodes:
     """Reads a dataset and decodes its frames into a memory-mapped cache.
 
     Args:
         root: Dataset folder.
         robot: Its joints and cameras say what must be in the dataset.
-        image_size_px: (height, width) of the model's images.
-        cache: File for the decoded frames; reused when it is complete.
+        image_size_px: (height, width) of the model's images; each camera's ``fit`` says how its pictures get there.
+        cache: File for the decoded frames; reused when it holds the same pictures (``wam.frame_cache``).
         progress: Called with (episodes done, episodes in all).
         checked: What ``check_numbers`` found, if it was asked before; its notes are then said already.
+        read_as: What a person says about the dataset, if it was not checked before.
 
     Raises:
         DatasetError: The dataset is damaged or of another robot (``wam.dataset_check``), or a video does not decode.
     """
     if checked is None:
-        checked = check_dataset(root, robot)
+        checked = check_dataset(root, robot, read_as)
         say(checked)
     else:
         check_videos(checked.tables)
     tables = checked.tables
+    identity = frames_identity(tables, robot, image_size_px)
     return Episodes(
-        frames=_decoded_frames(tables, robot, image_size_px, cache, progress),
+        frames=_decoded_frames(tables, robot, identity, cache, progress),
         proprio=tables.proprio.astype(np.float32),
         action=tables.action.astype(np.float32),
         task_index=tables.task_places,
         tasks=tables.instructions,
         start=np.cumsum(tables.length) - tables.length,
         length=tables.length,
+        content=content_digest(identity, tables),
     )
 
 
@@ -123,54 +130,49 @@ def join_episodes(parts: Sequence[Episodes]) -> Episodes:
     )
 
 
-def decode_camera(tables: DatasetTables, episode: int, camera: str) -> np.ndarray:
-    """Decodes one camera of one episode.
+def camera_frames(tables: DatasetTables, episode: int, camera: str) -> Iterator[np.ndarray]:
+    """Decodes one camera of one episode, picture by picture.
 
     Args:
         tables: Of the dataset.
         episode: Its number.
         camera: Its name in the robot file.
 
-    Returns:
-        (frames, height, width, 3) uint8 at the recorded size.
+    Yields:
+        (height, width, 3) uint8 at the recorded size, one for each frame of the episode.
 
     Raises:
         DatasetError: The video is missing or cut short.
     """
-    from lerobot.datasets.video_utils import decode_video_frames
-
     part, rows = tables.videos[camera][episode], tables.rows(episode)
-    times = (tables.seconds[rows] + part.begin_s).tolist()
     try:
-        # torchcodec needs the system's ffmpeg and does not load everywhere; PyAV brings its own
-        chw = decode_video_frames(part.path, times, TOLERANCE_S, "pyav", return_uint8=True)
-    except Exception as error:
+        yield from frames_at(part.path, (tables.seconds[rows] + part.begin_s).tolist())
+    except DatasetError as error:
         raise DatasetError(
-            f"video '{image_key(camera)}' of episode {episode} cannot be decoded ({type(error).__name__}: {error}): "
-            f"{part.path} is missing or cut short. Copy the dataset again, or collect it again."
+            f"video '{image_key(camera)}' of episode {episode} cannot be decoded ({error}): {part.path} is missing or "
+            "cut short. Copy the dataset again, or collect it again."
         ) from error
-    return chw.permute(0, 2, 3, 1).numpy()
 
 
 def _decoded_frames(
     tables: DatasetTables,
     robot: RobotSpec,
-    image_size_px: tuple[int, int],
+    identity: Mapping[str, Any],
     cache: Path,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
+    image_size_px = (identity["size_px"][0], identity["size_px"][1])
     shape = (int(tables.length.sum()), len(robot.cameras), *image_size_px, 3)
-    if cache.is_file() and cache.stat().st_size == int(np.prod(shape)):
-        return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial")
-    frames = np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape)
-    for episode in range(len(tables.length)):
-        for k, camera in enumerate(robot.camera_names):
-            images = decode_camera(tables, episode, camera)
-            frames[tables.rows(episode), k] = np.stack([resize_image(image, image_size_px) for image in images])
-        if progress is not None:
-            progress(episode + 1, len(tables.length))
-    frames.flush()
-    partial.replace(cache)
+    if not is_complete(cache, identity, int(np.prod(shape))):
+        with new_cache(cache, identity) as partial:
+            frames = np.memmap(partial, dtype=np.uint8, mode="w+", shape=shape)
+            for episode in range(len(tables.length)):
+                for place, camera in enumerate(robot.cameras):
+                    images = camera_frames(tables, episode, camera.name)
+                    first = tables.rows(episode).start
+                    for row, image in enumerate(images, first):
+                        frames[row, place] = fit_picture(image, image_size_px, camera.fit)
+                if progress is not None:
+                    progress(episode + 1, len(tables.length))
+            frames.flush()
     return np.memmap(cache, dtype=np.uint8, mode="r", shape=shape)

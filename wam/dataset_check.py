@@ -6,7 +6,7 @@ row in its place and beside its picture. Numbers come first, films last: they ar
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from wam.dataset_files import FIX, raise_together, read_info
 from wam.dataset_meta import DatasetMeta, limit_changes, read_meta, robot_differences
 from wam.dataset_motion import check_action_meaning, check_content
 from wam.dataset_names import ReadAs
+from wam.dataset_pictures import check_pictures, picture_headers
 from wam.dataset_tables import DatasetTables, check_files, read_tables
 from wam.dataset_times import check_episode_rows, check_offsets, check_timestamps, check_videos
 from wam.dataset_units import check_finite, check_ranges, compare_datasets
 from wam.errors import DatasetError
+from wam.films import FilmHeader
 from wam.robot import RobotSpec, load_robot
 from wam.spec import ACTION, OBS_STATE
 
@@ -36,6 +38,7 @@ class DatasetSummary:
     lengths: tuple[int, ...]  # frames of each episode
     meta: DatasetMeta | None  # contents of meta/wam.json; None when another tool recorded it
     tables: DatasetTables  # its numbers
+    pictures: Mapping[str, tuple[FilmHeader, ...]]  # camera -> kinds of pictures its films hold
     notes: tuple[str, ...] = ()  # what is no fault, but is to be said once
 
 
@@ -146,6 +149,9 @@ def _check(root: Path, robot: RobotSpec, read_as: ReadAs, *, judge: bool = True)
     if not judge:
         notes.append([f"training will refuse it: {fault}" for fault in faults])
         faults.clear()
+    # Numbers that are wrong are said before a film is opened
+    pictures = {} if faults else picture_headers(tables)
+    notes.append(_collected(lambda: check_pictures(root, pictures, robot, read_as), faults))
     raise_together([*faults, *lost])
     lengths = tuple(int(length) for length in tables.length)
     if meta is not None and tuple(episode.steps for episode in meta.episodes) != lengths:
@@ -160,6 +166,7 @@ def _check(root: Path, robot: RobotSpec, read_as: ReadAs, *, judge: bool = True)
         lengths=lengths,
         meta=meta,
         tables=tables,
+        pictures=pictures,
         notes=tuple(text for part in notes for text in part or ()),
     )
 

@@ -144,7 +144,8 @@ def robot_differences(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
     """Says in words how two robots differ where recorded data would be misread.
 
     Names, order, cameras and the control rate decide what a column or a frame means. Limits may change without harm, so
-    that is only said (``limit_changes``), and topics and frames do not matter.
+    that is only said (``limit_changes``), and topics and frames do not matter. Sizes are those of the films themselves
+    (``wam.dataset_pictures``).
 
     Returns:
         One phrase per difference; empty when the data fits.
@@ -152,7 +153,7 @@ def robot_differences(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
     pairs = {
         "name": (recorded.name, wanted.name),
         "joints and gripper": (recorded.action_names, wanted.action_names),
-        "cameras": (_camera_sizes(recorded), _camera_sizes(wanted)),
+        "cameras": (recorded.camera_names, wanted.camera_names),
         "control rate [Hz]": (recorded.control_rate_hz, wanted.control_rate_hz),
     }
     return [f"{what}: {was} recorded, {now} wanted" for what, (was, now) in pairs.items() if was != now]
@@ -164,7 +165,3 @@ def limit_changes(recorded: RobotSpec, wanted: RobotSpec) -> list[str]:
     if not changed:
         return []
     return [f"robot '{wanted.name}' has other limits than on the day of the dataset: {', '.join(changed)}"]
-
-
-def _camera_sizes(robot: RobotSpec) -> tuple[str, ...]:
-    return tuple(f"{camera.name} {camera.width_px}x{camera.height_px}" for camera in robot.cameras)

@@ -20,6 +20,7 @@ class ReadAs:
 
     robot_order: bool = False  # columns without names of the robot's are its axes, in its order
     absolute_actions: bool = False  # actions are targets, however much they look like changes of the state
+    any_aspect: bool = False  # pictures of another aspect than their camera's are meant so
     keys: Mapping[str, str] = field(default_factory=dict)  # our key -> what the dataset calls it
 
     def key(self, ours: str) -> str:

@@ -6,20 +6,26 @@ steps later; windows overlap, and the actions of a step are the mean of all wind
 Shape legend: M frames, K cameras, O steps of a window, A action width.
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from wam.checkpoint import Checkpoint
+from wam.dataset_files import raise_together
+from wam.dataset_pictures import aspect_refusal
 from wam.errors import ConfigError, DatasetError
+from wam.films import frames_by_rate, read_header
 from wam.inverse_dynamics import actions_between
+from wam.picture_fit import same_aspect
 
-__all__ = ["label_frames", "read_videos", "window_actions"]
+__all__ = ["Views", "check_videos", "label_frames", "seen_frames", "videos_at_rate", "window_actions"]
 
 BATCH = 64  # windows at a time
-CLOCK_ERROR_S = 1e-3  # rounding of time stamps in video files
+
+Views = Sequence[np.ndarray]  # K of (height, width, 3) uint8, of one frame, of their own sizes
 
 
 def label_frames(checkpoint: Checkpoint, frames: np.ndarray) -> np.ndarray:
@@ -76,35 +82,56 @@ def window_actions(checkpoint: Checkpoint, frames: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def read_videos(paths: Sequence[Path], checkpoint: Checkpoint) -> list[np.ndarray]:
-    """Decodes one video per camera at the robot's control rate: K of (M, height, width, 3) uint8, of their own sizes.
+def check_videos(paths: Sequence[Path], checkpoint: Checkpoint, *, any_aspect: bool = False) -> None:
+    """Looks at the heads of the videos: one for each camera, showing what it shows.
+
+    Args:
+        paths: One per camera, in the order of the robot file.
+        checkpoint: Whose robot.
+        any_aspect: Another aspect than the camera's is meant so.
 
     Raises:
-        DatasetError: Another number of videos than cameras, or one that cannot be read.
+        DatasetError: Another number of videos than cameras, one that cannot be read, or one of another aspect.
     """
-    cameras = checkpoint.robot.camera_names
-    if len(paths) != len(cameras):
+    robot, faults = checkpoint.robot, []
+    if len(paths) != len(robot.cameras):
         raise DatasetError(
-            f"{len(paths)} video(s) given but robot '{checkpoint.robot.name}' has the cameras {', '.join(cameras)}: "
+            f"{len(paths)} video(s) given but robot '{robot.name}' has the cameras {', '.join(robot.camera_names)}: "
             "give one video for each, in this order."
         )
-    clips = [_decode(path, checkpoint) for path in paths]
-    length = min(map(len, clips))
-    return [clip[:length] for clip in clips]
+    for path, camera in zip(paths, robot.cameras, strict=True):
+        found = read_header(path).size_px
+        if not any_aspect and not same_aspect(found, (camera.width_px, camera.height_px)):
+            fix = "if it is another camera's, change the order of --videos"
+            faults.append(DatasetError(aspect_refusal(f"video {path}", found, camera, robot, fix)))
+    raise_together(faults)
 
 
-def _decode(path: Path, checkpoint: Checkpoint) -> np.ndarray:
-    import av  # an extra; only videos need it
+def videos_at_rate(paths: Sequence[Path], checkpoint: Checkpoint) -> Iterator[Views]:
+    """Decodes one video per camera at the robot's control rate, as long as the shortest lasts.
 
-    step, found, due = checkpoint.robot.control_dt, [], 0.0
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                while frame.time is not None and frame.time >= due - CLOCK_ERROR_S:
-                    found.append(frame.to_ndarray(format="rgb24"))
-                    due += step
-    except (OSError, av.FFmpegError) as error:
-        raise DatasetError(f"video {path} cannot be decoded: {error}.") from error
-    if not found:
-        raise DatasetError(f"video {path} holds no frame.")
-    return np.stack(found)
+    Raises:
+        DatasetError: One cannot be decoded or is empty.
+    """
+    return zip(*(frames_by_rate(path, checkpoint.robot.control_dt) for path in paths), strict=False)
+
+
+def seen_frames(views: Iterable[Views], checkpoint: Checkpoint, folder: Path) -> np.ndarray:
+    """Brings a clip to the model's size; it lies in an unnamed file, not in memory.
+
+    Args:
+        views: Pictures of all cameras, frame by frame.
+        checkpoint: Whose transforms.
+        folder: Disk for the file.
+
+    Returns:
+        (M, K, height, width, 3) uint8.
+    """
+    transforms, names = checkpoint.transforms, checkpoint.robot.camera_names
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for images in views:
+            file.write(transforms.images(dict(zip(names, images, strict=True)), names).tobytes())
+        file.flush()
+        shape = (-1, len(names), *transforms.image_size_px, 3)
+        return np.memmap(file, dtype=np.uint8, mode="r").reshape(shape)

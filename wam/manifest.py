@@ -281,6 +281,11 @@ def _check(manifest: Manifest, source: str) -> None:
         "model.action_dim": (model.action_dim, "the robot's action width", robot.action_dim),
         "model.n_cameras": (model.n_cameras, "the robot's number of cameras", len(robot.cameras)),
         "transforms.image_size_px": (manifest.transforms.image_size_px, "model.image_size_px", model.image_size_px),
+        "transforms.image_fit": (
+            [manifest.transforms.fit(name) for name in robot.camera_names],
+            "the cameras' fit in robot",
+            [camera.fit for camera in robot.cameras],
+        ),
         "transforms.action width": (len(manifest.transforms.action.offset), "the robot's width", robot.action_dim),
     }
     for name, (value, other, expected) in pairs.items():

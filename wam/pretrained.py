@@ -6,6 +6,7 @@ of a Wan folder, the parts that belong to another robot) is initialised.
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,7 +96,9 @@ def embed_tasks(config: ModelConfig, folder: Path | None, cache: Path, tasks: Se
     return TextEncoder(folder, cache, length=config.prompt_length).encode(tasks) if config.text == "umt5" else None
 
 
-def start_from_wan(model: WorldActionModel, run: Path, wan: Path | None, weights: Path | None, *, fresh: bool) -> None:
+def start_from_wan(
+    model: WorldActionModel, run: Path, wan: Path | None, weights: Path | None, *, begins: bool, fresh: bool
+) -> None:
     """Gives a training run its frozen networks and, when it begins, its published weights.
 
     Args:
@@ -103,12 +106,18 @@ def start_from_wan(model: WorldActionModel, run: Path, wan: Path | None, weights
         run: Run folder; the frozen networks are kept there for evaluation and export.
         wan: Folder of Wan weights in diffusers' form.
         weights: Fast-WAM or LeRobot checkpoint to use in place of the folder's transformer.
-        fresh: The run begins; else a checkpoint gives the weights.
+        begins: The run has no checkpoint yet, so what an earlier attempt left of frozen networks is replaced; of
+            several processes the first does so.
+        fresh: The weights are these; else a checkpoint gives them.
     """
     if model.config.tokenizer == "vae" and wan is not None:
         model.tokenizer.load(wan)
-        if not (run / FROZEN_FOLDER).is_dir():
-            model.tokenizer.save(run / FROZEN_FOLDER)
+        if begins or not (run / FROZEN_FOLDER).is_dir():
+            partial = run / f"{FROZEN_FOLDER}.partial"
+            for leftover in (partial, run / FROZEN_FOLDER):
+                shutil.rmtree(leftover, ignore_errors=True)
+            model.tokenizer.save(partial)
+            partial.rename(run / FROZEN_FOLDER)
     source = weights or wan
     if not fresh or source is None:
         return

@@ -14,6 +14,7 @@ import onnxruntime
 
 from wam.batches import make_batch
 from wam.dataset import load_episodes
+from wam.dataset_names import ReadAs
 from wam.errors import ConfigError
 from wam.manifest import Manifest
 from wam.sigmas import sigma_schedule
@@ -47,7 +48,9 @@ def dataset_samples(dataset: Path, manifest: Manifest, count: int, cache: Path) 
     Raises:
         ConfigError: The dataset has fewer frames.
     """
-    episodes = load_episodes(dataset, manifest.robot, manifest.model.image_size_px, cache=cache)
+    # A bundle does not say what was said of its datasets: another aspect is logged, not refused
+    told = ReadAs(any_aspect=True)
+    episodes = load_episodes(dataset, manifest.robot, manifest.model.image_size_px, cache=cache, read_as=told)
     if len(episodes.proprio) < 2 * count:
         raise ConfigError(
             f"dataset {dataset} has {len(episodes.proprio)} frames but {2 * count} are needed: lower --observations."

@@ -22,9 +22,10 @@ from wam.calibration_spec import KinematicsSpec, RobotCalibration, build
 from wam.errors import RobotSpecError, unknown_name
 from wam.robot_identity import fingerprint
 
-__all__ = ["CameraSpec", "JointSpec", "RobotSpec", "SafetySpec", "load_robot", "robot_file", "robot_names"]
+__all__ = ["FITS", "CameraSpec", "JointSpec", "RobotSpec", "SafetySpec", "load_robot", "robot_file", "robot_names"]
 
 COMMAND_INTERFACES = ("forward", "trajectory")
+FITS = ("crop", "pad", "stretch")  # see wam.picture_fit
 ROBOT_DIR_VARIABLE = "WAM_ROBOT_DIR"
 MAY_BE_ZERO = ("position_margin", "heartbeat_s")  # of the safety fields
 GRIPPING = ("gripper", "finger", "jaw", "claw")  # a joint called so closes on things
@@ -51,6 +52,7 @@ class CameraSpec:
     rate_hz: float  # frames per second
     frame_id: str  # ROS frame of the optical centre
     topic: str  # ROS topic of the image; a relative one follows the nodes' namespace
+    fit: str = "crop"  # how its pictures become the model's where the aspect differs: crop, pad or stretch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +276,8 @@ def _camera(data: Any, where: str) -> CameraSpec:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise RobotSpecError(f"{where}: {name} is {value!r} but must be a positive whole number of pixels.")
     fields["rate_hz"] = _number(fields["rate_hz"], f"{where}: rate_hz", positive=True)
+    if fields.get("fit", "crop") not in FITS:
+        raise RobotSpecError(f"{where}: " + unknown_name("fit", fields["fit"], FITS))
     return CameraSpec(**fields)
 
 

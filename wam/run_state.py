@@ -1,16 +1,19 @@
 """What changes while a model trains, and how it goes to disk and comes back unchanged."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wam.checkpoint import TOKENIZER_STAGE, find_checkpoint, load_training_state, save_checkpoint
-from wam.errors import CheckpointError
+from wam.errors import CheckpointError, ConfigError
 from wam.model import WorldActionModel
 from wam.pretrained import start_from_wan
+from wam.robot_identity import differences
 from wam.stages import STAGES
 from wam.tokenizer_stage import TokenizerModel, load_tokenizer
 from wam.train_config import TrainConfig
@@ -50,7 +53,14 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
         else:
             _take_up(model, data.base.model)
     if config.stage != TOKENIZER_STAGE:
-        start_from_wan(model, config.out, config.wan, config.weights, fresh=found is None and data.base is None)
+        start_from_wan(
+            model,
+            config.out,
+            config.wan,
+            config.weights,
+            begins=found is None and _is_first_process(),
+            fresh=found is None and data.base is None,
+        )
     model.to(device)
     for name, parameter in model.named_parameters():
         frozen = config.freeze_video and name.startswith("experts.video.")
@@ -65,7 +75,7 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
     teacher = None if data.base is None else data.base.model.to(device)
     run = RunState(model, averaged, optimizer, 0, teacher)
     if found is not None:
-        _resume(config, run, found)
+        _resume(config, data, run, found)
     return run
 
 
@@ -82,8 +92,12 @@ def save_run(config: TrainConfig, data: TrainingData, run: RunState) -> Path:
         config=data.model_config,
         transforms=data.transforms,
         robot=data.robot,
-        meta={"training": config.to_dict()},
+        meta={"training": config.to_dict(), "datasets": list(data.content)},
     )
+
+
+def _is_first_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _fit_tokenizer(model: WorldActionModel | TokenizerModel, config: TrainConfig, images: Tensor) -> None:
@@ -101,9 +115,10 @@ def _take_up(model: WorldActionModel, base: WorldActionModel) -> None:
         raise CheckpointError(f"the checkpoint to start from does not fit the model: {', '.join(wrong)}.")
 
 
-def _resume(config: TrainConfig, run: RunState, found: Path) -> None:
+def _resume(config: TrainConfig, data: TrainingData, run: RunState, found: Path) -> None:
     averaged, training, meta = load_training_state(found)
     config.check_same_run(meta["training"])
+    _check_same_data(config, data, meta)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in training.items():
         if name.startswith("optimizer."):
@@ -114,3 +129,18 @@ def _resume(config: TrainConfig, run: RunState, found: Path) -> None:
     run.averaged.n_averaged.fill_(meta["step"])
     run.optimizer.load_state_dict({"state": moments, "param_groups": run.optimizer.state_dict()["param_groups"]})
     run.step = meta["step"]
+
+
+def _check_same_data(config: TrainConfig, data: TrainingData, meta: Mapping[str, Any]) -> None:
+    """The same names may stand for other contents by now, and half a run on each would be neither."""
+    changed = [
+        f"dataset {root} holds other data now"
+        for root, was, now in zip(config.dataset, meta.get("datasets", data.content), data.content, strict=False)
+        if was != now
+    ]
+    changed += differences(meta["robot"], data.robot.to_dict())
+    if changed:
+        raise ConfigError(
+            f"{config.out} holds a run that was begun otherwise ({'; '.join(changed)}): give it what it was begun "
+            "with, or another --out to start anew."
+        )

@@ -30,6 +30,7 @@ class TrainConfig:
     robot: str = ""  # robot name or file; default: the one the dataset says it was recorded with
     axes_in_robot_order: bool = False  # columns without names are the robot's axes, in its order
     absolute_actions: bool = False  # actions are positions, although the check takes them for changes of the state
+    any_aspect: bool = False  # pictures may have another aspect than the robot file's camera gives
     keys: tuple[str, ...] = ()  # what the datasets call something else: observation.state=state action=actions ...
     stage: str = "full"  # full, tokenizer (autoencoder alone); from --init: distill (one step), inverse (its head)
     init: Path | None = None  # checkpoint or run to start from: its geometry, normalisation and weights are taken over
@@ -132,6 +133,7 @@ class TrainConfig:
         return ReadAs(
             robot_order=self.axes_in_robot_order,
             absolute_actions=self.absolute_actions,
+            any_aspect=self.any_aspect,
             keys={ours: theirs for ours, _, theirs in pairs},
         )
 

@@ -12,6 +12,7 @@ from wam.config import ModelConfig, preset
 from wam.dataset import Episodes, join_episodes, load_episodes
 from wam.dataset_check import DatasetSummary, check_numbers, chosen_robot, say
 from wam.dataset_motion import check_lengths
+from wam.dataset_pictures import fit_notes
 from wam.errors import DatasetError
 from wam.normalise import Normaliser
 from wam.pretrained import embed_tasks
@@ -37,6 +38,7 @@ class TrainingData:
     training: FrameSampler
     validation: FrameSampler
     base: Checkpoint | None = None  # what the run starts from, if not from scratch
+    content: tuple[str, ...] = ()  # sha256 of what each dataset holds
     prompts: np.ndarray | None = None  # (tasks, T, W) embeddings of the instructions, where a text encoder makes them
 
     def tokenizer_images(self) -> np.ndarray:
@@ -65,7 +67,7 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
     caches = [
         config.out / "cache" / f"frames_{height}x{width}{f'_{i}' if i else ''}.u8" for i in range(len(config.dataset))
     ]
-    _say_once(checked, model_config)
+    _say_once(checked, robot, model_config)
     parts = [
         load_episodes(root, robot, model_config.image_size_px, cache=cache, progress=progress, checked=summary)
         for root, cache, summary in zip(config.dataset, caches, checked, strict=True)
@@ -81,14 +83,16 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         training=_sampler(config, episodes, training, owner),
         validation=_sampler(config, episodes, held_out, owner),
         base=base,
+        content=tuple(part.content for part in parts),
         prompts=embed_tasks(model_config, config.wan, config.out / "cache" / "text", episodes.tasks),
     )
 
 
-def _say_once(checked: Sequence[DatasetSummary], model_config: ModelConfig) -> None:
+def _say_once(checked: Sequence[DatasetSummary], robot: RobotSpec, model_config: ModelConfig) -> None:
     for summary in checked:
         short = check_lengths(summary.root, np.array(summary.lengths), model_config.chunk_length)
-        say(dataclasses.replace(summary, notes=(*summary.notes, *short)))
+        fitted = fit_notes(summary.pictures, robot, model_config.image_size_px)
+        say(dataclasses.replace(summary, notes=(*summary.notes, *short, *fitted)))
 
 
 def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
@@ -142,6 +146,7 @@ def _fit_transforms(
         action=proprio,
         action_space=config.action_space,
         gripper=robot.gripper is not None,
+        image_fit={camera.name: camera.fit for camera in robot.cameras},
     )
     chunks = bare.relative_to(episodes.chunks(frames, model_config.chunk_length)[0], episodes.proprio[frames])
     return dataclasses.replace(bare, action=Normaliser.fit(chunks, config.normalisation))

@@ -1,24 +1,23 @@
 """The transforms between a robot's values and the model's values, the same objects in training and on the robot.
 
-Images are centre-cropped to the model's aspect ratio and resized (area averaging); proprio and actions are normalised;
-actions are absolute joint targets or, chunk-relative, differences to the proprio of the observation that produced the
-chunk (the *anchor*), with grippers kept absolute. They travel as JSON inside checkpoints and
-bundles.
+Images are brought to the model's size as the robot file says for each camera (``wam.picture_fit``); proprio and actions
+are normalised; actions are absolute joint targets or, chunk-relative, differences to the proprio of the observation
+that produced the chunk (the *anchor*), with grippers kept absolute. They travel as JSON inside checkpoints and bundles.
 
 Shape legend: K cameras, H chunk, A action width, P proprio width (P = A).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 
 from wam.errors import ConfigError, unknown_name
 from wam.normalise import Normaliser
+from wam.picture_fit import FITS, fit_picture
 
-__all__ = ["ACTION_SPACES", "Transforms", "resize_image"]
+__all__ = ["ACTION_SPACES", "Transforms"]
 
 ACTION_SPACES = ("absolute", "relative")
 
@@ -32,10 +31,14 @@ class Transforms:
     action: Normaliser  # (A,) of actions, after the relative transform when there is one
     action_space: str = "absolute"  # "absolute" or "relative"
     gripper: bool = True  # the last dimension is a gripper, never made relative
+    image_fit: Mapping[str, str] = field(default_factory=dict)  # camera -> one of FITS; crop where it is not named
 
     def __post_init__(self) -> None:
         if self.action_space not in ACTION_SPACES:
             raise ConfigError(unknown_name("action space", self.action_space, ACTION_SPACES))
+        for fit in self.image_fit.values():
+            if fit not in FITS:
+                raise ConfigError(unknown_name("fit", fit, FITS))
         if len(self.proprio.offset) != len(self.action.offset):
             raise ConfigError(
                 f"proprio has {len(self.proprio.offset)} dimensions and actions {len(self.action.offset)}: both follow "
@@ -44,7 +47,15 @@ class Transforms:
 
     def images(self, images: Mapping[str, np.ndarray], cameras: Sequence[str]) -> np.ndarray:
         """Stacks one image per camera at the model's size: (K, height, width, 3) uint8."""
-        return np.stack([resize_image(images[name], self.image_size_px) for name in cameras])
+        return np.stack([self.image(images[name], name) for name in cameras])
+
+    def image(self, image: np.ndarray, camera: str) -> np.ndarray:
+        """Brings one picture of a camera to the model's size: (height, width, 3) uint8."""
+        return fit_picture(image, self.image_size_px, self.fit(camera))
+
+    def fit(self, camera: str) -> str:
+        """How pictures of a camera become the model's."""
+        return self.image_fit.get(camera, "crop")
 
     def normalise_proprio(self, proprio: np.ndarray) -> np.ndarray:
         """Maps (..., P) measured positions to (..., P) float32 normalised."""
@@ -78,6 +89,7 @@ class Transforms:
             "action": self.action.to_dict(),
             "action_space": self.action_space,
             "gripper": self.gripper,
+            "image_fit": dict(self.image_fit),
         }
 
     @classmethod
@@ -88,7 +100,7 @@ class Transforms:
             ConfigError: A field is missing, unknown or impossible.
         """
         names = {"image_size_px", "proprio", "action", "action_space", "gripper"}
-        if set(data) != names:
+        if set(data) - {"image_fit"} != names:  # what was made before there was a choice of fit names none
             raise ConfigError(f"transforms have fields {sorted(data)} but need exactly {', '.join(sorted(names))}.")
         height, width = data["image_size_px"]
         return cls(
@@ -97,28 +109,11 @@ class Transforms:
             action=Normaliser.from_dict(data["action"]),
             action_space=data["action_space"],
             gripper=bool(data["gripper"]),
+            image_fit=_fits(data.get("image_fit", {})),
         )
 
 
-def resize_image(image: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
-    """Centre-crops to the aspect ratio of ``size_px`` and resizes.
-
-    Args:
-        image: (height, width, 3) rgb_hwc_u8.
-        size_px: (height, width) of the result.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
-    height, width = image.shape[:2]
-    target_height, target_width = size_px
-    crop_width = min(width, round(height * target_width / target_height))
-    crop_height = min(height, round(width * target_height / target_width))
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    cropped = image[top : top + crop_height, left : left + crop_width]
-    if cropped.shape[:2] == (target_height, target_width):
-        return np.ascontiguousarray(cropped)
-    shrinks = crop_height >= target_height
-    return cv2.resize(
-        cropped, (target_width, target_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+def _fits(data: Any) -> dict[str, str]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"transforms: image_fit is {data!r} but must name a fit for each camera.")
+    return {str(camera): str(fit) for camera, fit in data.items()}

@@ -24,7 +24,8 @@ __all__ = ["PROMPT_TEMPLATE", "TextEncoder"]
 # What Fast-WAM's weights were trained with; LeRobot's version uses the same words.
 PROMPT_TEMPLATE = "A video recorded from a robot's point of view executing the following instruction: {task}"
 ENCODER_FOLDER, TOKENIZER_FOLDER = "text_encoder", "tokenizer"  # of a diffusers folder
-SAMPLED_BYTES = 1 << 20  # of the head and the tail of a weights file, for its fingerprint
+SAMPLED_BYTES = 1 << 16  # read at a time from a weights file for its fingerprint,
+SAMPLED_EVERY = 1 << 24  # ... this far apart: every matrix of UMT5-XXL is larger, so another one in its place shows
 KEY = "embedding"
 
 
@@ -126,7 +127,7 @@ def _fingerprint(folder: Path) -> str:
             size = path.stat().st_size
             digest.update(f"{path.parent.name}/{path.name}\0{size}\0".encode())
             with path.open("rb") as file:
-                digest.update(file.read(SAMPLED_BYTES))
-                file.seek(max(0, size - SAMPLED_BYTES))
-                digest.update(file.read(SAMPLED_BYTES))
+                for start in (*range(0, size, SAMPLED_EVERY), max(0, size - SAMPLED_BYTES)):
+                    file.seek(start)
+                    digest.update(file.read(SAMPLED_BYTES))
     return digest.hexdigest()

@@ -53,5 +53,9 @@ def limit_transforms(config: ModelConfig, robot: RobotSpec) -> Transforms:
     middle, half = (robot.lower + robot.upper) / 2, (robot.upper - robot.lower) / 2
     limits = Normaliser(offset=tuple(middle.tolist()), scale=tuple(half.tolist()), bound=1.0)
     return Transforms(
-        image_size_px=config.image_size_px, proprio=limits, action=limits, gripper=robot.gripper is not None
+        image_size_px=config.image_size_px,
+        proprio=limits,
+        action=limits,
+        gripper=robot.gripper is not None,
+        image_fit={camera.name: camera.fit for camera in robot.cameras},
     )

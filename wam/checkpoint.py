@@ -22,6 +22,7 @@ from torch import Tensor
 
 from wam.config import ModelConfig
 from wam.errors import CheckpointError, WamError
+from wam.manifest import INSTRUCTIONS
 from wam.model import WorldActionModel
 from wam.robot import RobotSpec
 from wam.robot_identity import differences
@@ -57,6 +58,12 @@ class CheckpointInfo:
     robot: RobotSpec
     meta: dict[str, Any]  # step, training configuration, versions
     path: Path
+
+    @property
+    def instructions(self) -> tuple[str, ...] | None:
+        """What it was trained on; None where nobody wrote it down."""
+        known = self.meta.get(INSTRUCTIONS)
+        return None if known is None else tuple(str(task) for task in known)
 
     @property
     def weights(self) -> Path:

@@ -253,6 +253,11 @@ def _load_weights(model: WorldActionModel, weights: Mapping[str, Tensor], folder
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
+    problems += [
+        f"{name} is {weights[name].dtype}, not {own[name].dtype}"
+        for name in own
+        if name in weights and weights[name].dtype != own[name].dtype
+    ]
     if problems:
         raise CheckpointError(f"weights of {folder} do not fit its own configuration: {'; '.join(problems)}.")
     model.load_state_dict(dict(weights), assign=True)

@@ -7,6 +7,7 @@ the one that plays meanwhile (``policy.rtc``).
 Shape legend: K cameras, H chunk length, A action width, P proprio width, T prompt words.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +15,17 @@ import numpy as np
 
 from policy.backend import Backend, Imaginer, Streaming
 from policy.errors import PolicyError
+from policy.instructions import Instructions
 from policy.rtc import Continuation, guided_denoise, prefix_denoise, soft_weights
 from wam.history import Window
 from wam.limits import check_measured
 from wam.manifest import Manifest
 from wam.sigmas import sigma_schedule
 from wam.spec import ActionChunk, Observation
-from wam.text import token_ids
 
 __all__ = ["Policy"]
+
+logger = logging.getLogger(__name__)
 
 CACHED_PROMPTS = 16  # instructions kept encoded; the oldest is dropped, so free text cannot fill the memory
 WARM_UP_CHUNKS = 3  # the first runs allocate and pick kernels; they must not be a robot's first chunk
@@ -54,6 +57,7 @@ class Policy:
         self.n_steps = manifest.n_steps if n_steps is None else n_steps
         if self.n_steps < 1:
             raise PolicyError(f"n_steps is {self.n_steps} but a chunk needs at least 1 denoising step.")
+        self.instructions = Instructions(manifest)
         self._backend = backend
         self._make_imaginer = imaginer
         self._imaginer: Imaginer | None = None
@@ -89,7 +93,9 @@ class Policy:
 
     def with_steps(self, n_steps: int) -> "Policy":
         """Returns a policy with another number of denoising steps on the same backend; use one of them at a time."""
-        return Policy(self.manifest, self._backend, n_steps=n_steps, imaginer=self._make_imaginer)
+        policy = Policy(self.manifest, self._backend, n_steps=n_steps, imaginer=self._make_imaginer)
+        policy.instructions = self.instructions
+        return policy
 
     def reset(self) -> None:
         """Begins an episode: noise seeds count from 0 again. Encoded prompts stay, they depend on the text alone."""
@@ -103,7 +109,7 @@ class Policy:
         instants = (model.n_instants,) if model.n_instants > 1 else ()
         images = np.zeros((*instants, model.n_cameras, *model.image_size_px, 3), dtype=np.uint8)
         proprio = np.zeros((*instants, model.action_dim), dtype=np.float32)
-        prompt = self._backend.encode_prompt(token_ids("", model.prompt_length))
+        prompt = self._backend.encode_prompt(self.instructions.ids(""))
         for _ in range(WARM_UP_CHUNKS):
             self._backend.encode_context(images, proprio, prompt)
             self._backend.denoise(np.zeros((self.chunk_length, model.action_dim), dtype=np.float32), self._sigmas)
@@ -131,9 +137,11 @@ class Policy:
         Returns:
             (H, A) absolute targets from ``observation.stamp`` on, anchored at its proprio.
 
+        An instruction that the policy was not trained on is a warning in the log, once.
+
         Raises:
             ValueContractError: The observation does not fit the robot, its proprio is far outside the robot's ranges
-                (``wam.limits``), or the model's output is not finite.
+                (``wam.limits``), its instruction is longer than the model reads, or the output is not finite.
             PolicyError: A hard continuation of a model that was not trained for it, or of another width.
         """
         images, proprio = self._encode_seen(observation)
@@ -235,7 +243,7 @@ class Policy:
             if self._make_imaginer is None:
                 raise PolicyError("this policy cannot imagine: open the bundle with policy.load.load_policy.")
             self._imaginer = self._make_imaginer()
-        ids = token_ids(observation.task, self.manifest.model.prompt_length)
+        ids = self.instructions.ids(observation.task)
         frames = self._imaginer.imagine(images, proprio, ids, n_steps=IMAGINATION_STEPS, seed=noise_seed or 0)
         return dict(zip(self.manifest.cameras, frames, strict=True))
 
@@ -288,5 +296,8 @@ class Policy:
         if task not in self._prompts:
             while len(self._prompts) >= CACHED_PROMPTS:
                 self._prompts.pop(next(iter(self._prompts)))
-            self._prompts[task] = self._backend.encode_prompt(token_ids(task, self.manifest.model.prompt_length))
+            self._prompts[task] = self._backend.encode_prompt(self.instructions.ids(task))
+            news = self.instructions.news(task)
+            if news:
+                logger.warning("%s.", news)
         return self._prompts[task]

@@ -35,8 +35,8 @@ from policy.verify_checks import FAIL, NOT_RUN, PASS, Check, chunk_check, golden
 from wam.doctor import find_gpu, find_system, run_probe
 from wam.errors import unknown_name
 from wam.manifest import GOLDEN_FILE, Manifest, read_manifest
-from wam.robot import RobotSpec
 from wam.spec import Observation
+from wam.text import listed
 
 __all__ = ["VerifyConfig", "main", "verify"]
 
@@ -141,7 +141,7 @@ def _check(
 
 
 def _time(candidates: Sequence[Candidate], manifest: Manifest, n_steps: int, runs: int, found: _Findings) -> None:
-    observation = _observation(manifest.robot)
+    observation = _observation(manifest)
     contenders = []
     for candidate in candidates:
         policy = Policy(manifest, candidate.backend, n_steps=n_steps)
@@ -169,15 +169,16 @@ def _time(candidates: Sequence[Candidate], manifest: Manifest, n_steps: int, run
         }
 
 
-def _observation(robot: RobotSpec) -> Observation:
-    """Noise on every camera and a pose in the middle: what is seen does not change the time."""
+def _observation(manifest: Manifest) -> Observation:
+    """Noise on every camera, a pose in the middle, an instruction: what is seen does not change the time."""
+    robot = manifest.robot
     rng = np.random.default_rng(0)
     images = {
         camera.name: rng.integers(0, 256, (camera.height_px, camera.width_px, 3), dtype=np.uint8)
         for camera in robot.cameras
     }
     proprio = ((robot.lower + robot.upper) / 2).astype(np.float32)
-    return Observation(images=images, proprio=proprio, task="pick up the cube", stamp=0.0)
+    return Observation(images=images, proprio=proprio, task=(manifest.instructions or ("",))[0], stamp=0.0)
 
 
 def _report(config: VerifyConfig, manifest: Manifest, n_steps: int, found: _Findings) -> dict[str, Any]:
@@ -189,6 +190,7 @@ def _report(config: VerifyConfig, manifest: Manifest, n_steps: int, found: _Find
         "robot": manifest.robot.name,
         "dtype": manifest.dtype,
         "n_steps": n_steps,
+        "instructions": None if manifest.instructions is None else list(manifest.instructions),
         "environment": _environment(),
         "checks": [dataclasses.asdict(check) for check in found.checks],
         "latency": found.latency,
@@ -225,7 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(VerifyConfig, args=argv, prog="wam verify")
     report = verify(config)
     _print(report, Console())
-    print(f"\nverdict: {'passed' if report['passed'] else 'FAILED'}\nreport:  {config.out}")
+    print(f"\ntold:    {listed(report['instructions'])}")
+    print(f"verdict: {'passed' if report['passed'] else 'FAILED'}\nreport:  {config.out}")
     return 0 if report["passed"] else 1
 
 

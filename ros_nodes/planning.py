@@ -25,6 +25,7 @@ from ros_nodes.timing import TickTimes
 from wam.errors import WamError
 from wam.robot import RobotSpec
 from wam.spec import Observation
+from wam.text import instruction_words
 
 __all__ = ["GUARD_STATE_TOPIC", "IMAGINED_TOPIC", "Planning", "longest_aside_s"]
 
@@ -72,6 +73,8 @@ class Planning:
         self._pictures = node.create_publisher(CompressedImage, IMAGINED_TOPIC, qos.SENSOR)
         self._consumption = node.create_subscription(DiagnosticStatus, GUARD_STATE_TOPIC, self._on_guard, qos.STATE)
         self._inputs = PolicyInputs(node, robot, parameters.task, policy.window)
+        self._instructions = policy.instructions
+        self._task = self._task_problem = self._task_warning = ""  # of the newest instruction that was looked at
         self._times = TickTimes(1.0 / parameters.rate_hz)
         self._lock = threading.Lock()  # of what both threads write
         self._counts: Counter[str] = Counter()
@@ -103,8 +106,7 @@ class Planning:
         if self._inputs.jumped(t):
             self._forget_pictures()
             self._session.reset()
-        if not self._inputs.task:
-            self._inputs.refuse("no instruction on policy/task, and no parameter 'task'", "task missing")
+        if not self._has_task():
             return
         observation = self._inputs.align(t).observation
         if observation is None:
@@ -116,13 +118,31 @@ class Planning:
         else:
             self._count("ticks_busy")
 
+    def _has_task(self) -> bool:
+        """Whether there is an instruction that the policy can read; says once what is wrong with a new one."""
+        task = self._inputs.task
+        if not instruction_words(task):
+            self._inputs.refuse("no instruction on policy/task, and no parameter 'task'", "task missing")
+            return False
+        if task != self._task:
+            self._task, self._task_problem = task, self._instructions.problem(task)
+            self._task_warning = self._instructions.warning(task)
+            news = self._instructions.news(task)
+            if self._task_problem:
+                self._node.get_logger().error(f"nothing is planned: {self._task_problem}.")
+            elif news:
+                self._node.get_logger().warning(f"{news}.")
+        if self._task_problem:
+            self._inputs.refuse(self._task_problem, "task too long")
+        return not self._task_problem
+
     def health(self) -> Health:
         """How it goes; clears what is reported once."""
         inputs = self._inputs
         with self._lock:
             counts, error, self._error = dict(self._counts), self._error, ""
         problems = inputs.problems()
-        level, message = OK, "planning"
+        level, message = (WARN, self._task_warning) if self._task_warning else (OK, "planning")
         if inputs.take_refusal():
             level, message = WARN, f"no observation: {inputs.last_refusal}"
         if problems:
@@ -140,6 +160,8 @@ class Planning:
         values = {
             SESSION_KEY: self._rivals.session_value(self.session),
             "task": inputs.task,
+            **self._instructions.status(inputs.task),
+            "trained_on": str(self._instructions),
             **counts,
             **self._session.status(),
             **self._times.jitter.summary("tick_jitter"),

@@ -102,6 +102,7 @@ class PolicyNode(LifecycleNode):
         policy = load_policy(
             p.bundle, robot, backend=p.backend, n_steps=p.n_steps or None, threads=p.threads or None, device=p.device
         )
+        policy.instructions.check(p.task)
         imagination = None
         if p.publish_imagined:
             longest_s = longest_aside_s(robot, p.rate_hz)
@@ -110,6 +111,7 @@ class PolicyNode(LifecycleNode):
         self._listen_to_cameras()
         self._idle = Health(level=WARN, message="configured, not active")
         self.get_logger().info(f"bundle {p.bundle} on {policy.backend_name}, {policy.device}")
+        self.get_logger().info(f"trained on {policy.instructions}")
 
     def _plan(self) -> None:
         assert self._loaded is not None

@@ -128,16 +128,7 @@ class ArmSim:
 
     def reset(self, seed: int) -> None:
         """Starts a new episode; the same seed gives the same scene and the same pixels."""
-        scene = sample_layout(
-            np.random.default_rng(seed),
-            cubes=self.task.cubes,
-            others=self.task.others or self.task.cubes,
-            goal=self.task.goal,
-            bin_=self.task.bin,
-            distractors=self._distractors,
-            n_joints=len(self.robot.joints),
-        )
-        self.layout: Layout = name_cube(scene, self._named)
+        self.layout: Layout = self._layout(seed)
         self.instruction = self.task.instruct(self.layout)
         mujoco.mj_resetDataKeyframe(self.model, self.data, self.model.key("home").id)
         place_layout(self.model, self.data, self.layout)
@@ -148,6 +139,22 @@ class ArmSim:
         self.failed = False
         self._from = self._to = self.proprio().astype(float)
         self._cube_start, self._tip_start = self._cube_position(), self.data.site_xpos[self.tip_site].copy()
+
+    def instruction_of(self, seed: int) -> str:
+        """What the episode of a seed asks for; nothing is reset."""
+        return self.task.instruct(self._layout(seed))
+
+    def _layout(self, seed: int) -> Layout:
+        scene = sample_layout(
+            np.random.default_rng(seed),
+            cubes=self.task.cubes,
+            others=self.task.others or self.task.cubes,
+            goal=self.task.goal,
+            bin_=self.task.bin,
+            distractors=self._distractors,
+            n_joints=len(self.robot.joints),
+        )
+        return name_cube(scene, self._named)
 
     def proprio(self) -> np.ndarray:
         """(P,) float32 measured joint positions [rad] and gripper opening [0, 1]."""

@@ -4,8 +4,10 @@ Simulated time alone decides an episode, so the same bundle, seeds and latency g
 busy or idle, with any number of workers. Writes ``results.json``, ``report.html`` and videos.
 """
 
+import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,8 +33,11 @@ from sim.statistics import percentiles_ms
 from wam.errors import ConfigError
 from wam.manifest import read_manifest
 from wam.robot import RobotSpec, load_robot
+from wam.text import nearest
 
 __all__ = ["EvaluateConfig", "evaluate", "main"]
+
+logger = logging.getLogger(__name__)
 
 # One thread per inference: two workers fill two cores, and sums in one order are the same on every machine.
 INFERENCE_THREADS = 1
@@ -74,7 +79,7 @@ def evaluate(config: EvaluateConfig, *, make_policy: Callable[[], Policy] | None
         named=config.named,
         calibrated_cameras=config.calibrated_cameras,
     )
-    policy, measured_ms = _probe(make_policy, make_sim, seeds[0], config)
+    policy, measured_ms, asked = _probe(make_policy, make_sim, seeds, config)
     loop = LoopSettings(
         mode=config.mode,
         latency_s=latency_seconds(config.latency, measured_ms),
@@ -86,6 +91,7 @@ def evaluate(config: EvaluateConfig, *, make_policy: Callable[[], Policy] | None
         played = _play_rows(crew, rows, seeds)
         videos = film(crew, loop, played[POLICY], config)
     results = _results(config, policy, robot, loop, measured_ms, played, videos)
+    results["instructions"] = asked
     results["wall_seconds"] = round(time.perf_counter() - begun, 2)
     write_json(config.folder / "results.json", results)
     write_report(results, config.folder / "report.html")
@@ -113,12 +119,16 @@ def summary(results: Mapping[str, Any]) -> str:
         f"{loop['execution_horizon']} actions per chunk\n"
         f"measured per chunk: p50 {latency['p50']:.1f}, p95 {latency['p95']:.1f}, p99 {latency['p99']:.1f}, "
         f"max {latency['max']:.1f} ms over {latency['count']} chunks ({results['device']})"
+    ) + "".join(
+        f"\nnever trained on: '{asked['instruction']}' ({asked['episodes']} episodes), nearest '{asked['nearest']}'"
+        for asked in results.get("instructions", [])
+        if asked["known"] is False
     )
 
 
 def _policy_factory(config: EvaluateConfig, robot: RobotSpec) -> Callable[[], Policy]:
     return partial(
-        load_policy,
+        _open_policy,
         config.bundle,
         robot,
         backend=config.backend,
@@ -127,9 +137,15 @@ def _policy_factory(config: EvaluateConfig, robot: RobotSpec) -> Callable[[], Po
     )
 
 
+def _open_policy(*args: Any, **options: Any) -> Policy:
+    policy = load_policy(*args, **options)
+    policy.instructions.quiet = True  # said for all episodes together, not by every worker
+    return policy
+
+
 def _probe(
-    make_policy: Callable[[], Policy], make_sim: Callable[[], ArmSim], seed: int, config: EvaluateConfig
-) -> tuple[Policy, dict[str, float]]:
+    make_policy: Callable[[], Policy], make_sim: Callable[[], ArmSim], seeds: Sequence[int], config: EvaluateConfig
+) -> tuple[Policy, dict[str, float], list[dict[str, Any]]]:
     """Opens everything once in this process, so that what cannot work is refused before any episode is played."""
     policy, sim = make_policy(), make_sim()
     try:
@@ -149,9 +165,32 @@ def _probe(
                 "mode hard-prefix needs a policy that was trained to continue a given beginning, but this one was not "
                 "(its max_prefix is 0): train with --max-prefix, or use real-time-chunking, which needs no training."
             )
-        return policy, measure_latency(policy, sim, seed, mode=MODES[config.mode])
+        asked = _asked(policy, [sim.instruction_of(seed) for seed in seeds])
+        return policy, measure_latency(policy, sim, seeds[0], mode=MODES[config.mode]), asked
     finally:
         sim.close()
+
+
+def _asked(policy: Policy, instructions: Sequence[str]) -> list[dict[str, Any]]:
+    """What the episodes ask for, and whether the policy was trained on it; what it was not is said here, once.
+
+    Raises:
+        ValueContractError: An instruction is longer than the policy reads.
+    """
+    if not isinstance(policy, Policy):
+        return []  # a stand-in, which nobody trained
+    told = policy.instructions
+    rows = []
+    for instruction, episodes in Counter(instructions).items():
+        told.check(instruction)
+        known = None if told.known is None else not told.warning(instruction)
+        near = nearest(instruction, told.known or ()) if known is False else ""
+        rows.append({"instruction": instruction, "episodes": episodes, "known": known, "nearest": near})
+        if known is False:
+            logger.warning("%s (%d of %d episodes).", told.warning(instruction), episodes, len(instructions))
+    if told.known is None:
+        logger.info("the bundle does not tell which instructions it was trained on.")
+    return rows
 
 
 def _rows(config: EvaluateConfig, loop: LoopSettings) -> list[Row]:

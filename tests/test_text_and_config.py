@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from wam.config import ModelConfig, preset, preset_names
-from wam.errors import ConfigError
+from wam.errors import ConfigError, ValueContractError
 from wam.robot import load_robot
-from wam.text import PAD_ID, VOCABULARY_SIZE, token_ids
+from wam.text import PAD_ID, VOCABULARY_SIZE, joined, listed, nearest, token_ids, untold
 
 
 def test_word_ids_are_stable_and_ignore_case_and_punctuation():
@@ -27,8 +27,35 @@ def test_the_words_of_the_suite_do_not_collide():
     assert ids.max() < VOCABULARY_SIZE
 
 
-def test_long_instruction_is_cut():
-    assert token_ids("a b c d", 2).shape == (2,)
+def test_a_long_instruction_is_refused_and_never_cut():
+    assert token_ids("a, b", 2).shape == (2,)
+    with pytest.raises(ValueContractError, match=r"'a b c d' has 4 words but .* reads 2.*from 'c' on.*length 4$"):
+        token_ids("a b c d", 2)
+
+
+@pytest.mark.parametrize("told", ["Lift the cube.", "lift the cube", "  LIFT, the: cube!! "])
+def test_a_known_instruction_is_known_in_any_spelling(told: str):
+    known = ("push the cube", "lift the cube")
+    assert untold(told, known) == ""
+    assert untold("anything", None) == ""  # nobody knows what it knows
+
+
+def test_an_unknown_instruction_names_the_nearest_known_one():
+    known = ("reach the red cube", "lift the blue cube", "lift the red cube", "put the red cube into the green bin")
+    assert "is none of the 4 that the policy was trained on; the nearest is 'lift the red cube'" in untold(
+        "lift the scarlet red cube", known
+    )
+    assert nearest("pick up the blue cube", known) == "lift the blue cube"
+    assert nearest("lif the red cube", known) == "lift the red cube"
+    assert untold("?!", known).startswith("an instruction without words is none")
+    assert "trained on none" in untold("lift", ())
+
+
+def test_lists_of_instructions():
+    assert joined(("lift the cube",), ("Lift the cube!", "push it")) == ("lift the cube", "push it")
+    assert listed(None).startswith("instructions that nobody wrote down")
+    assert listed(()) == "0 instruction(s): none"
+    assert listed([f"task {i}" for i in range(10)]).endswith("'task 7' and 2 more")
 
 
 @pytest.mark.parametrize("name", preset_names())

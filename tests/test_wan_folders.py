@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from tests.wan_folders import write_text_encoder, write_vae
 from wam.config import ModelConfig, preset
-from wam.errors import CheckpointError, ConfigError
+from wam.errors import CheckpointError, ConfigError, DatasetError
 from wam.latents import latents_to_tokens
 from wam.model import WorldActionModel
 from wam.robot import load_robot
@@ -141,6 +142,39 @@ def test_the_cache_serves_without_the_encoder(folder: Path, config: ModelConfig,
     monkeypatch.setattr(TextEncoder, "_compute", lambda self, prompts: pytest.fail(f"computed {prompts}"))
     again = encoder(folder, tmp_path, config).encode(["red", "red", "blue"])
     assert np.array_equal(first, again)
+
+
+def test_a_prompt_is_refused_before_the_encoder_is_read_rather_than_cut(
+    folder: Path, config: ModelConfig, tmp_path: Path
+):
+    with pytest.raises(DatasetError, match=r"red blue red' has 22 tokens, but the model reads 20.*length 22$"):
+        encoder(tmp_without_encoder(folder, tmp_path), tmp_path, config).encode(["red", "red red blue red blue red"])
+
+
+def tmp_without_encoder(folder: Path, root: Path) -> Path:
+    """A Wan folder whose text encoder cannot be read."""
+    (root / "text_encoder").mkdir()
+    (root / "tokenizer").symlink_to(folder / "tokenizer")
+    return root
+
+
+def test_what_an_earlier_version_cut_is_not_taken_from_the_cache(folder: Path, config: ModelConfig, tmp_path: Path):
+    short = encoder(folder, tmp_path, dataclasses.replace(config, prompt_length=17))
+    whole = short.encode(["red"])
+    assert np.array_equal(short.encode(["red"]), whole)  # it just fits
+    cut = {"embedding": np.ones_like(whole[0])}  # every place is filled: that may have been the cut
+    save_file(cut, short.path(PROMPT_TEMPLATE.format(task="red blue")))
+    with pytest.raises(DatasetError, match="has 18 tokens, but the model reads 17"):
+        short.encode(["red blue"])
+
+
+def test_instructions_that_the_encoder_takes_for_one_are_said(
+    folder: Path, config: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Its tokenizer knows neither word, and gives both the same id."""
+    encoder(folder, tmp_path, config).encode(["pink", "Pink!", "grey"])
+    assert "grey' are the same to the text encoder" in caplog.text
+    assert len(caplog.records) == 1
 
 
 def test_half_a_cached_file_and_another_encoder_are_computed_anew(folder: Path, config: ModelConfig, tmp_path: Path):

@@ -23,6 +23,7 @@ from torch import Tensor
 from wam.config import ModelConfig
 from wam.dataset_names import ReadAs
 from wam.errors import CheckpointError, WamError
+from wam.manifest import INSTRUCTIONS
 from wam.model import WorldActionModel
 from wam.robot import RobotSpec
 from wam.robot_identity import differences
@@ -68,6 +69,12 @@ class CheckpointInfo:
             absolute_actions=bool(told.get("absolute_actions", False)),
             any_aspect=bool(told.get("any_aspect", False)),
         )
+
+    @property
+    def instructions(self) -> tuple[str, ...] | None:
+        """What it was trained on; None where nobody wrote it down."""
+        known = self.meta.get(INSTRUCTIONS)
+        return None if known is None else tuple(str(task) for task in known)
 
     @property
     def weights(self) -> Path:
@@ -256,6 +263,11 @@ def _load_weights(model: WorldActionModel, weights: Mapping[str, Tensor], folder
         f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
         for name in own
         if name in weights and weights[name].shape != own[name].shape
+    ]
+    problems += [
+        f"{name} is {weights[name].dtype}, not {own[name].dtype}"
+        for name in own
+        if name in weights and weights[name].dtype != own[name].dtype
     ]
     if problems:
         raise CheckpointError(f"weights of {folder} do not fit its own configuration: {'; '.join(problems)}.")

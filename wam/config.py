@@ -138,7 +138,7 @@ def wan_micro(robot: RobotSpec) -> ModelConfig:
         video_ffn_width=40,
         action_width=16,
         action_ffn_width=24,
-        prompt_length=6,
+        prompt_length=32,  # the template around an instruction takes 16 tokens
         text_width=20,
         frequency_dim=16,
     )

@@ -18,6 +18,7 @@ from wam.dataset_check import DatasetSummary, check_dataset, say
 from wam.dataset_names import ReadAs
 from wam.dataset_tables import DatasetTables
 from wam.dataset_times import check_videos
+from wam.dataset_words import joined_instructions
 from wam.errors import DatasetError
 from wam.films import frames_at
 from wam.frame_cache import content_digest, frames_identity, is_complete, new_cache
@@ -117,7 +118,7 @@ def join_episodes(parts: Sequence[Episodes]) -> Episodes:
     """
     if len(parts) == 1:
         return parts[0]
-    tasks = tuple(dict.fromkeys(task for part in parts for task in part.tasks))
+    tasks = joined_instructions([part.tasks for part in parts])
     offsets = np.cumsum([0, *(len(part.proprio) for part in parts[:-1])])
     return Episodes(
         frames=JoinedFrames([part.frames for part in parts]),

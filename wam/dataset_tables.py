@@ -56,13 +56,13 @@ class DatasetTables:
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """Instructions in the order of their task index."""
-        return tuple(self.tasks[index] for index in sorted(self.tasks))
+        """Instructions that a row has, in the order of their task index."""
+        return tuple(self.tasks[index] for index in np.unique(self.task).tolist())
 
     @property
     def task_places(self) -> np.ndarray:
         """(M,) int64 place of each row's task in ``instructions``."""
-        return np.searchsorted(np.array(sorted(self.tasks), dtype=np.int64), self.task)
+        return np.searchsorted(np.unique(self.task), self.task)
 
     def rows(self, episode: int) -> slice:
         """The rows of an episode."""

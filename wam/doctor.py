@@ -20,8 +20,10 @@ import tyro
 
 from wam.doctor_probes import BROKEN, GL_PACKAGES, MISSING, OK, PROBES, Finding
 from wam.doctor_ros import find_image_profile, find_shared_memory
-from wam.errors import RobotSpecError
+from wam.errors import BundleError, RobotSpecError
+from wam.manifest import read_manifest
 from wam.robot import load_robot, robot_names
+from wam.text import listed
 
 __all__ = ["DoctorOptions", "Report", "main"]
 
@@ -46,12 +48,16 @@ class DoctorOptions:
 
     json: bool = False
     """Print one JSON object instead of the table."""
+    bundle: Path | None = None
+    """Also describe this policy bundle: its robot, and the instructions it was trained on."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the report; returns 0, or 1 when something is broken."""
     options = tyro.cli(DoctorOptions, args=argv, prog="wam doctor")
-    report = examine()
+    report = dict(examine())
+    if options.bundle is not None:
+        report["bundle"] = find_bundle(options.bundle)
     if options.json:
         print(json.dumps({title: dataclasses.asdict(finding) for title, finding in report.items()}, indent=2))
     else:
@@ -137,6 +143,23 @@ def find_gl() -> Finding:
         failures.append(f"{backend}: {finding.value}")
     own = f"unset MUJOCO_GL (now {chosen}), or " if chosen else ""
     return Finding(status=BROKEN, value="; ".join(failures), fix=f"{own}sudo apt-get install -y {GL_PACKAGES}")
+
+
+def find_bundle(folder: Path) -> Finding:
+    """What a policy bundle is for: its robot, its chunks and the instructions it was trained on, all of them."""
+    try:
+        manifest = read_manifest(folder)
+        manifest.check_files(folder)
+    except BundleError as error:
+        return Finding(status=BROKEN, value=str(error))
+    told = manifest.instructions
+    known = f"trained on {listed(told, most=len(told or ()))}"
+    return Finding(
+        status=OK,
+        value=f"{folder}: robot '{manifest.robot.name}', preset '{manifest.model.preset}', {manifest.dtype}, "
+        f"{manifest.n_steps} steps, chunk of {manifest.chunk_length} at {manifest.robot.control_rate_hz:g} Hz, reads "
+        f"{manifest.model.prompt_length} {'words' if manifest.model.text == 'words' else 'tokens'}; {known}",
+    )
 
 
 def find_python() -> Finding:

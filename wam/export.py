@@ -29,6 +29,7 @@ from wam.manifest import MANIFEST_NAME, Manifest, file_sha256
 from wam.operator_gate import TARGETS
 from wam.precision import DTYPES
 from wam.robot import load_robot
+from wam.text import listed
 
 __all__ = ["ExportConfig", "export_bundle", "main"]
 
@@ -221,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     worst = max([*parity.graphs.values(), *parity.chunk.values()])
     size_mb = sum(path.stat().st_size for path in config.out.iterdir()) / 1e6
     print(f"bundle:  {config.out} ({size_mb:.1f} MB, robot '{manifest.robot.name}', {manifest.n_steps} steps)")
+    print(f"told:    {listed(manifest.instructions)}")
     print(f"parity:  {worst:.1e} largest difference, {parity.runtime} against {parity.reference}")
     print(f"         {parity.graph_dtype} graphs, layers: {parity.layers}; the bundle is {manifest.dtype}")
     return 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from wam.checkpoint import CheckpointInfo
 from wam.config import ModelConfig, preset
 from wam.errors import ConfigError
+from wam.manifest import INSTRUCTIONS
 from wam.robot import RobotSpec
 from wam.skeleton import skeleton
 from wam.tensor_files import TensorSource, open_weights
@@ -61,7 +62,8 @@ def checkpoint_source(checkpoint: CheckpointInfo, wan_folder: Path | None = None
             "name": checkpoint.path.name,
             "sha256": checkpoint.sha256(),
             "step": checkpoint.meta.get("step"),
-        },
+        }
+        | ({} if checkpoint.instructions is None else {INSTRUCTIONS: list(checkpoint.instructions)}),
         vae=_load_vae(checkpoint.config, wan_folder),
     )
 

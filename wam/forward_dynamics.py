@@ -8,6 +8,7 @@ caught up with.
 Shape legend: B batch, K cameras, N chunks one after the other, H chunk, A action width, P proprio width.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,11 +17,14 @@ import torch
 
 from wam.checkpoint import Checkpoint
 from wam.errors import ConfigError, ValueContractError
-from wam.text import token_ids
+from wam.text import token_ids, untold
 from wam.video_sampling import VideoSampling, imagine_future
 
 __all__ = ["ForwardDynamics", "Imagined"]
 
+logger = logging.getLogger(__name__)
+
+MOST_SAID = 1000  # instructions that are looked up; free text cannot fill the memory
 SEED_STRIDE = 1009  # a prime: noise of one chunk and of the next do not meet
 
 
@@ -59,6 +63,7 @@ class ForwardDynamics:
                 f"the model of {checkpoint.path} looks back on {self.config.n_instants - 1} instants, but rolling "
                 "forward chains single observations: train one with --n-obs-steps 1."
             )
+        self._said: set[str] = set()  # instructions that were looked up
         self._lag_share = servo_lag_s / checkpoint.robot.control_dt
         if not 0.0 <= self._lag_share <= 1.0:
             raise ConfigError(
@@ -90,6 +95,7 @@ class ForwardDynamics:
         if chunks.shape != wanted:
             raise ValueContractError(f"chunks are {chunks.shape} but the model takes {wanted}: batch, actions, axes.")
         model, transforms = self.checkpoint.model, self.checkpoint.transforms
+        self._say_untold(tasks)
         words = np.stack([token_ids(task, self.config.prompt_length) for task in tasks])  # (B, T)
         with torch.no_grad():
             future = imagine_future(
@@ -124,6 +130,14 @@ class ForwardDynamics:
             images, proprio = self.next(images, proprio, tasks, chunks[:, number], seed=seed * SEED_STRIDE + number)
             found.append((images, proprio))
         return Imagined(*(np.stack(values, axis=1) for values in zip(*found, strict=True)))
+
+    def _say_untold(self, tasks: Sequence[str]) -> None:
+        for task in dict.fromkeys(tasks):
+            if task not in self._said and len(self._said) < MOST_SAID:
+                self._said.add(task)
+                sentence = untold(task, self.checkpoint.instructions)
+                if sentence:
+                    logger.warning("%s.", sentence)
 
     def _proprio_after(self, proprio: np.ndarray, chunks: np.ndarray) -> np.ndarray:
         last = chunks[:, self.steps - 1]

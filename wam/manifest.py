@@ -27,6 +27,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GOLDEN_FILE",
     "GRAPH_NAMES",
+    "INSTRUCTIONS",
     "INVERSE_GRAPH",
     "MANIFEST_NAME",
     "GraphSpec",
@@ -42,6 +43,7 @@ MANIFEST_NAME = "manifest.json"
 GOLDEN_FILE = "golden.safetensors"  # inputs and what PyTorch made of them; absent where the model was too large to run
 GRAPH_NAMES = ("prompt", "context", "levels", "denoise")  # once per task, observation, schedule of steps, and step
 INVERSE_GRAPH = "inverse"  # two observations -> the actions between; only of a model with an inverse-dynamics head
+INSTRUCTIONS = "instructions"  # of a checkpoint's description and of the manifest: what the policy was trained on
 MODEL_DTYPES = ("float32", "float16", "bfloat16")  # of the large matrix products
 DTYPES = (*MODEL_DTYPES, "uint8", "int64")  # of a graph's inputs and outputs
 EXPORT_FIX = "export it again with wam export."
@@ -101,7 +103,7 @@ class Manifest:
     graphs: Mapping[str, GraphSpec]  # by name: GRAPH_NAMES, and INVERSE_GRAPH or not
     weights: str | None  # safetensors file, which the graphs read too; None where they hold their own, quantised
     files: Mapping[str, str]  # path inside the bundle -> sha256, of every graph and weight file
-    checkpoint: Mapping[str, Any]  # where it came from: path, sha256 of its weights, training step
+    checkpoint: Mapping[str, Any]  # where it came from: path, sha256 of its weights, step, instructions of the training
     versions: Mapping[str, str]  # packages that made the bundle
     parity: ParityReport  # ONNX Runtime against the reference at export time
     quantisation: Mapping[str, Any]  # scheme, what chose and calibrated it, its accuracy gate; empty when there is none
@@ -143,6 +145,8 @@ class Manifest:
         fields["versions"] = checked_texts(checked_mapping(fields, "versions", source), f"{source}: versions")
         for name in ("checkpoint", "quantisation"):
             fields[name] = checked_mapping(fields, name, source)
+        told = fields["checkpoint"].get(INSTRUCTIONS, [])
+        checked_scalar(tuple[str, ...], told, f"{source}: checkpoint.{INSTRUCTIONS}")
         for name, kind in (("weights", str), ("threads", int)):
             if fields[name] is not None:
                 checked_scalar(kind, fields[name], f"{source}: {name}")
@@ -150,6 +154,12 @@ class Manifest:
         manifest = cls(**fields)
         _check(manifest, source)
         return manifest
+
+    @property
+    def instructions(self) -> tuple[str, ...] | None:
+        """What the policy was trained on; None where the bundle does not tell: an older one, or random weights."""
+        told = self.checkpoint.get(INSTRUCTIONS)
+        return None if told is None else tuple(told)
 
     @property
     def has_inverse(self) -> bool:

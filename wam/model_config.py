@@ -48,7 +48,7 @@ class ModelConfig:
     ffn_ratio: int = 2  # hidden width of a feed-forward layer, in multiples of the residual width
     video_ffn_width: int = 0  # hidden width of the video expert's; 0: by ffn_ratio
     action_ffn_width: int = 0  # hidden width of the action expert's; 0: by ffn_ratio
-    prompt_length: int = 12  # words of the instruction that are read; longer ones are cut
+    prompt_length: int = 12  # words of the instruction that are read (umt5: tokens); longer ones are refused
     text_width: int = 64  # width of the text context; proprio is one more token of it
     text_projection: bool = False  # each expert first puts the text context through a two-layer MLP of its own, as Wan
     image_width: int = 0  # width of an image encoder's tokens that the video expert attends to (Wan2.1-I2V); 0: none

@@ -11,10 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wam.checkpoint import TOKENIZER_STAGE, find_checkpoint, load_training_state, save_checkpoint
 from wam.errors import CheckpointError, ConfigError
+from wam.manifest import INSTRUCTIONS
 from wam.model import WorldActionModel
 from wam.pretrained import start_from_wan
 from wam.robot_identity import differences
 from wam.stages import STAGES
+from wam.text import joined
 from wam.tokenizer_stage import TokenizerModel, load_tokenizer
 from wam.train_config import TrainConfig
 from wam.training_data import TrainingData
@@ -33,6 +35,7 @@ class RunState:
     optimizer: torch.optim.Optimizer
     step: int
     teacher: WorldActionModel | None = None  # the frozen checkpoint that the run started from
+    instructions: tuple[str, ...] | None = None  # what it was trained on so far, and is now
 
 
 def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> RunState:
@@ -73,7 +76,7 @@ def start_run(config: TrainConfig, data: TrainingData, device: torch.device) -> 
         weight_decay=config.weight_decay,
     )
     teacher = None if data.base is None else data.base.model.to(device)
-    run = RunState(model, averaged, optimizer, 0, teacher)
+    run = RunState(model, averaged, optimizer, 0, teacher, data.instructions)
     if found is not None:
         _resume(config, data, run, found)
     return run
@@ -92,12 +95,17 @@ def save_run(config: TrainConfig, data: TrainingData, run: RunState) -> Path:
         config=data.model_config,
         transforms=data.transforms,
         robot=data.robot,
-        meta={"training": config.to_dict(), "datasets": list(data.content)},
+        meta={"training": config.to_dict(), "datasets": list(data.content)} | _told(run),
     )
 
 
 def _is_first_process() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _told(run: RunState) -> dict[str, list[str]]:
+    policy = isinstance(run.model, WorldActionModel)
+    return {INSTRUCTIONS: list(run.instructions)} if policy and run.instructions is not None else {}
 
 
 def _fit_tokenizer(model: WorldActionModel | TokenizerModel, config: TrainConfig, images: Tensor) -> None:
@@ -129,6 +137,8 @@ def _resume(config: TrainConfig, data: TrainingData, run: RunState, found: Path)
     run.averaged.n_averaged.fill_(meta["step"])
     run.optimizer.load_state_dict({"state": moments, "param_groups": run.optimizer.state_dict()["param_groups"]})
     run.step = meta["step"]
+    if run.instructions is not None and meta.get(INSTRUCTIONS):  # a dataset that changed since is still in the weights
+        run.instructions = joined(meta[INSTRUCTIONS], run.instructions)
 
 
 def _check_same_data(config: TrainConfig, data: TrainingData, meta: Mapping[str, Any]) -> None:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from wam.errors import CheckpointError
+from wam.weight_types import UNQUANTISED
 
-__all__ = ["TorchArchive"]
+__all__ = ["TorchArchive", "type_name"]
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -33,7 +34,9 @@ _DTYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "UntypedStorage": torch.uint8,  # of types that came later; the tensor says which
 }
+_QUANTISED = ("qtensor", "torchao", "quanto", "bitsandbytes", "QInt", "QUInt")  # in the names of what would be called
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _CONTAINERS: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING"}
@@ -67,6 +70,7 @@ class _Storage:
 @dataclass(frozen=True)
 class _Entry:
     storage: _Storage
+    dtype: torch.dtype
     offset: int  # in elements
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -90,11 +94,21 @@ class TorchArchive:
                 pickle_name = next(name for name in members if name.endswith("data.pkl"))
                 tree = _walk(archive.read(pickle_name))
         except (OSError, zipfile.BadZipFile, StopIteration) as error:
+            if _is_old(path):
+                raise CheckpointError(
+                    f"{path} is of torch before 1.6, or a plain pickle: write it again where it is trusted, "
+                    f"python -c \"import torch; torch.save(torch.load('{path}', weights_only=True), '{path}')\""
+                ) from error
             raise CheckpointError(
                 f"{path} is not a whole torch archive ({error or 'no data.pkl'}): copy it again, or convert it to "
                 "safetensors on the machine that has it."
             ) from error
         except _Refused as refused:
+            if any(word in str(refused) for word in _QUANTISED):
+                raise CheckpointError(
+                    f"{path} holds {refused}: its matrices are quantised, and mean nothing without their scales; "
+                    f"{UNQUANTISED}."
+                ) from refused
             raise CheckpointError(
                 f"{path} holds {refused}, which is neither a tensor nor a plain value. It is not read, because that "
                 "would run code: convert it to safetensors on the machine that made it."
@@ -107,6 +121,10 @@ class TorchArchive:
         """Shape of every tensor."""
         return {name: entry.shape for name, entry in self._entries.items()}
 
+    def types(self) -> dict[str, str]:
+        """Type of every tensor."""
+        return {name: type_name(entry.dtype) for name, entry in self._entries.items()}
+
     def read(self, name: str) -> Tensor:
         """Maps one tensor from disk; it must be copied before it is changed."""
         entry = self._entries[name]
@@ -118,8 +136,22 @@ class TorchArchive:
             _, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         raw = np.memmap(self._path, dtype=np.uint8, mode="c", offset=start, shape=(info.file_size,))
-        flat = torch.from_numpy(raw).view(entry.storage.dtype)
+        flat = torch.from_numpy(raw).view(entry.dtype)
         return flat.as_strided(entry.shape, entry.stride, entry.offset)
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As torch calls it: "bfloat16", "float8_e4m3fn"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _is_old(path: Path) -> bool:
+    """Whether a file begins as a pickle does, and not as a zip."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        begin = file.read(2)
+    return len(begin) == 2 and begin[0] == 0x80 and 2 <= begin[1] <= 5
 
 
 def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, _Entry]]:
@@ -169,7 +201,10 @@ def _reduce(stack: list[Any]) -> None:
     known: dict[str, Callable[..., Any]] = {
         "collections.OrderedDict": dict,
         "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, stride, *_: _Entry(
-            storage, offset, tuple(shape), tuple(stride)
+            storage, storage.dtype, offset, tuple(shape), tuple(stride)
+        ),
+        "torch._utils._rebuild_tensor_v3": lambda storage, offset, shape, stride, _grad, _hooks, dtype, *_: _Entry(
+            storage, _dtype(dtype), offset, tuple(shape), tuple(stride)
         ),
         "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         "torch.Size": tuple,
@@ -177,6 +212,13 @@ def _reduce(stack: list[Any]) -> None:
     if not isinstance(function, _Global) or function.name not in known:
         raise _Refused(f"a call of {getattr(function, 'name', function)}")
     stack.append(known[function.name](*arguments))
+
+
+def _dtype(value: Any) -> torch.dtype:
+    found = getattr(torch, value.name.removeprefix("torch."), None) if isinstance(value, _Global) else None
+    if not isinstance(found, torch.dtype):
+        raise _Refused(f"a tensor of type {getattr(value, 'name', value)}")
+    return found
 
 
 def _persistent(stack: list[Any]) -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wam.config import ModelConfig, preset
 from wam.dataset_names import ReadAs
 from wam.errors import ConfigError, unknown_name
 from wam.loss_config import LossConfig
 from wam.model_config import OBS_ATTENTIONS
 from wam.normalise import MODES
+from wam.robot import RobotSpec
 from wam.spec import ACTION, OBS_IMAGES, OBS_STATE
 from wam.stage_names import STAGE_NAMES, TOKENIZER_STAGE
 from wam.transforms import ACTION_SPACES
@@ -49,6 +51,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)  # losses; --loss.video-weight 0 trains without video
     action_space: str = "absolute"  # absolute joint targets, or relative to the proprio of the observation
     normalisation: str = "mean_std"  # of proprio and actions: mean_std or quantile (1st and 99th percentile)
+    prompt_length: int = 0  # words (umt5: tokens) of the longest instruction; 0: the preset's, or with --init its own
     action_prediction: str = ""  # the action expert predicts the clean chunk (x) or the velocity; default: the preset's
     video_prediction: str = ""  # the video expert predicts clean tokens (x) or the velocity; default: the preset's
     n_obs_steps: int = 0  # instants that the model sees, the present one included; 0: 1, or with --init its own
@@ -103,6 +106,11 @@ class TrainConfig:
                 f"stage '{self.stage}' keeps how far its checkpoint looks back: leave out --n-obs-steps, --obs-stride, "
                 "--obs-attention and --obs-lead, or change them in stage full."
             )
+        if self.prompt_length < 0 or (self.prompt_length and self.init is not None):
+            raise ConfigError(
+                f"prompt_length is {self.prompt_length} but must be 1 or more, or 0: the preset's; a run from --init "
+                "keeps that of its checkpoint."
+            )
         if self.precision not in PRECISIONS:
             raise ConfigError(unknown_name("precision", self.precision, PRECISIONS))
         if self.action_space not in ACTION_SPACES:
@@ -116,6 +124,15 @@ class TrainConfig:
             raise ConfigError(
                 f"learning_rate {self.learning_rate} must be positive and ema_decay {self.ema_decay} lie in (0, 1)."
             )
+
+    def model_preset(self, robot: RobotSpec) -> ModelConfig:
+        """Geometry of a model from scratch, before what a stage or another tokenizer changes.
+
+        Raises:
+            ConfigError: Unknown preset.
+        """
+        chosen = preset(self.preset, robot)
+        return dataclasses.replace(chosen, prompt_length=self.prompt_length) if self.prompt_length else chosen
 
     def read_as(self) -> ReadAs:
         """What these options say about the datasets.

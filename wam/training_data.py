@@ -1,6 +1,7 @@
 """From a dataset folder to everything a training loop reads: episodes, transforms, samplers."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,20 +9,25 @@ import numpy as np
 
 from wam.batches import FrameSampler
 from wam.checkpoint import Checkpoint, load_checkpoint
-from wam.config import ModelConfig, preset
+from wam.config import ModelConfig
 from wam.dataset import Episodes, join_episodes, load_episodes
 from wam.dataset_check import DatasetSummary, check_numbers, chosen_robot, say
 from wam.dataset_motion import check_lengths
 from wam.dataset_pictures import fit_notes
+from wam.dataset_words import check_words, joined_instructions
 from wam.errors import DatasetError
 from wam.normalise import Normaliser
 from wam.pretrained import embed_tasks
 from wam.robot import RobotSpec
+from wam.stage_names import TOKENIZER_STAGE
+from wam.text import joined
 from wam.tokenizer_stage import choose_tokenizer
 from wam.train_config import TrainConfig
 from wam.transforms import Transforms
 
 __all__ = ["TrainingData", "prepare"]
+
+logger = logging.getLogger(__name__)
 
 INVERSE_HEAD_WIDTH = 64  # of a head that a checkpoint gets: 0.2 M parameters
 TOKENIZER_FRAMES = 512  # frames the tokenizer is fitted to: some 100 000 patches, one second
@@ -40,6 +46,7 @@ class TrainingData:
     base: Checkpoint | None = None  # what the run starts from, if not from scratch
     content: tuple[str, ...] = ()  # sha256 of what each dataset holds
     prompts: np.ndarray | None = None  # (tasks, T, W) embeddings of the instructions, where a text encoder makes them
+    instructions: tuple[str, ...] | None = None  # what the policy will have been trained on; None: nobody knows
 
     def tokenizer_images(self) -> np.ndarray:
         """(M', K, height, width, 3) uint8 images spread over the training episodes."""
@@ -63,6 +70,11 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
     checked = check_numbers(config.dataset, robot, config.read_as())
     base = None if config.init is None else load_checkpoint(config.init, robot=robot)
     model_config = _model_config(config, robot) if base is None else _continued(config, base)
+    tables = [summary.tables for summary in checked]
+    if model_config.text == "words" and config.stage != TOKENIZER_STAGE:
+        check_words(tables, model_config.prompt_length, from_scratch=base is None)
+    tasks = joined_instructions([table.instructions for table in tables])
+    prompts = embed_tasks(model_config, config.wan, config.out / "cache" / "text", tasks)
     height, width = model_config.image_size_px
     caches = [
         config.out / "cache" / f"frames_{height}x{width}{f'_{i}' if i else ''}.u8" for i in range(len(config.dataset))
@@ -84,8 +96,29 @@ def prepare(config: TrainConfig, progress: Callable[[int, int], None] | None = N
         validation=_sampler(config, episodes, held_out, owner),
         base=base,
         content=tuple(part.content for part in parts),
-        prompts=embed_tasks(model_config, config.wan, config.out / "cache" / "text", episodes.tasks),
+        prompts=prompts,
+        instructions=_trained_on(config, base, episodes, training),
     )
+
+
+def _trained_on(
+    config: TrainConfig, base: Checkpoint | None, episodes: Episodes, training: np.ndarray
+) -> tuple[str, ...] | None:
+    """What the policy will know: what it knew, and the instructions of the episodes that it now learns from."""
+    if config.stage != "full" and base is not None:  # a head, or fewer steps: the words mean what they meant before
+        return base.instructions
+    frames = np.isin(episodes.episode_of_frame, training)
+    own = joined((), (episodes.tasks[place] for place in np.unique(episodes.task_index[frames])))
+    if base is None:
+        return own
+    if base.instructions is None:
+        logger.warning(
+            "%s does not say which instructions it was trained on: the new checkpoint lists those of these datasets "
+            "alone (%d).",
+            base.path,
+            len(own),
+        )
+    return joined(base.instructions or (), own)
 
 
 def _say_once(checked: Sequence[DatasetSummary], robot: RobotSpec, model_config: ModelConfig) -> None:
@@ -96,7 +129,7 @@ def _say_once(checked: Sequence[DatasetSummary], robot: RobotSpec, model_config:
 
 
 def _model_config(config: TrainConfig, robot: RobotSpec) -> ModelConfig:
-    base = choose_tokenizer(preset(config.preset, robot), config.tokenizer, config.stage)
+    base = choose_tokenizer(config.model_preset(robot), config.tokenizer, config.stage)
     prediction = config.action_prediction or base.action_prediction
     chosen = dataclasses.replace(
         base,

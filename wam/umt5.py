@@ -8,8 +8,9 @@ Shape legend: T prompt length in tokens, W width of an embedding.
 """
 
 import hashlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from wam.errors import CheckpointError
+from wam.errors import CheckpointError, DatasetError
+from wam.text import instruction_words
+from wam.weight_kinds import check_folder
 
 __all__ = ["PROMPT_TEMPLATE", "TextEncoder"]
+
+logger = logging.getLogger(__name__)
 
 # What Fast-WAM's weights were trained with; LeRobot's version uses the same words.
 PROMPT_TEMPLATE = "A video recorded from a robot's point of view executing the following instruction: {task}"
@@ -35,7 +40,7 @@ class TextEncoder:
     Args:
         folder: Folder with ``text_encoder/`` and ``tokenizer/``, as Wan-AI/Wan2.2-TI2V-5B-Diffusers has them.
         cache: Folder of the cached embeddings; made when needed.
-        length: Prompt length T; longer prompts are cut.
+        length: Prompt length T; longer prompts are refused.
         dtype: Of the encoder; embeddings are always float32.
         device: Where the encoder runs.
 
@@ -67,12 +72,17 @@ class TextEncoder:
 
         Returns:
             (len(tasks), T, W) float32; zeros where there is no word.
+
+        Raises:
+            DatasetError: An instruction has more than T tokens, those around it included.
+            CheckpointError: The encoder cannot be read.
         """
         prompts = [" ".join(PROMPT_TEMPLATE.format(task=task).split()) for task in tasks]
         found = {prompt: self._cached(prompt) for prompt in dict.fromkeys(prompts)}
         missing = [prompt for prompt, embedding in found.items() if embedding is None]
         if missing:
             found |= self._compute(missing)
+        _say_alike(found)
         return np.stack([found[prompt] for prompt in prompts])
 
     def path(self, prompt: str) -> Path:
@@ -85,16 +95,21 @@ class TextEncoder:
         if not path.is_file():
             return None
         try:
-            return load_file(path)[KEY]
+            embedding = load_file(path)[KEY]
         except (OSError, SafetensorError, KeyError):
             return None  # half a file, after a full disk for instance: computed and written again
+        # Earlier versions cut a prompt without a word: one that fills every place is counted again
+        return None if embedding[-1].any() else embedding
 
     @torch.no_grad()
     def _compute(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         from transformers import AutoTokenizer, UMT5EncoderModel
 
+        check_folder(self._folder / ENCODER_FOLDER)  # transformers would take float8 for plain values
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder / TOKENIZER_FOLDER, local_files_only=True)
+            tokens = {prompt: tokenizer(prompt).input_ids for prompt in prompts}
+            self._check_length(tokens)
             encoder = UMT5EncoderModel.from_pretrained(
                 self._folder / ENCODER_FOLDER, dtype=self._dtype, local_files_only=True
             )
@@ -103,14 +118,23 @@ class TextEncoder:
         encoder.to(self._device).eval()
         found = {}
         for prompt in prompts:
-            tokens = tokenizer(
-                prompt, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
-            ).to(self._device)
-            out = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state[0]
-            embedding = (out.float() * tokens.attention_mask[0, :, None]).cpu().numpy()  # (T, W)
+            padded = tokenizer(prompt, padding="max_length", max_length=self._length, return_tensors="pt")
+            padded = padded.to(self._device)
+            out = encoder(input_ids=padded.input_ids, attention_mask=padded.attention_mask).last_hidden_state[0]
+            embedding = (out.float() * padded.attention_mask[0, :, None]).cpu().numpy()  # (T, W)
             self._write(prompt, embedding)
             found[prompt] = embedding
         return found
+
+    def _check_length(self, tokens: Mapping[str, Sequence[int]]) -> None:
+        """Before the encoder is read, which takes a while."""
+        long = {prompt: len(ids) for prompt, ids in tokens.items() if len(ids) > self._length}
+        if long:
+            found = "; ".join(f"'{prompt}' has {count} tokens" for prompt, count in long.items())
+            raise DatasetError(
+                f"{found}, but the model reads {self._length}: the end of an instruction would not count. Say it "
+                f"shorter, or let a model from scratch read more: --prompt-length {max(long.values())}"
+            )
 
     def _write(self, prompt: str, embedding: np.ndarray) -> None:
         self._cache.mkdir(parents=True, exist_ok=True)
@@ -118,6 +142,14 @@ class TextEncoder:
         partial = final.with_name(f".{final.name}.{os.getpid()}")
         save_file({KEY: embedding}, partial, metadata={"prompt": prompt})
         partial.replace(final)
+
+
+def _say_alike(found: Mapping[str, np.ndarray | None]) -> None:
+    first: dict[bytes, str] = {}
+    for prompt, embedding in found.items():
+        other = first.setdefault(hashlib.sha256(np.ascontiguousarray(embedding)).digest(), prompt)
+        if instruction_words(other) != instruction_words(prompt):
+            logger.warning("'%s' and '%s' are the same to the text encoder: say one in other words.", other, prompt)
 
 
 def _fingerprint(folder: Path) -> str:

@@ -25,6 +25,7 @@ from wam.conditions import as_condition
 from wam.errors import CheckpointError, ConfigError
 from wam.latents import latents_to_tokens, tokens_to_latents
 from wam.model_config import ModelConfig
+from wam.weight_kinds import check_folder
 
 __all__ = ["VaeTokenizer", "random_vae"]
 
@@ -74,11 +75,13 @@ class VaeTokenizer(nn.Module):
         """
         from diffusers import AutoencoderKLWan  # only Wan presets need it
 
+        check_folder(folder / VAE_FOLDER)  # diffusers would take float8 for plain values
         vae = _from_folder(AutoencoderKLWan.from_pretrained, folder / VAE_FOLDER, dtype)
         if not self.config.image_width:
             return self.attach(vae)
         from transformers import CLIPVisionModel
 
+        check_folder(folder / IMAGE_FOLDER)
         return self.attach(vae, _from_folder(CLIPVisionModel.from_pretrained, folder / IMAGE_FOLDER, dtype))
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names of Wan's weights: three published layouts, one canonical one, and where each tensor goes in our model.
+"""Names of Wan's weights: four published layouts, one canonical one, and where each tensor goes in our model.
 
 | layout | who writes it | a self-attention query of layer 3 |
 |---|---|---|
@@ -7,19 +7,34 @@
 | ``fastwam`` | Fast-WAM's releases (both experts) | ``mot.mixtures.video.blocks.3.self_attn.q.weight`` |
 | ``lerobot`` | LeRobot's ``policies/fastwam`` | ``model.mot.layers.3.blocks.video.self_attn.q.weight`` |
 
+Whatever a file has in front of them (``module.``, ``model.diffusion_model.``, ``fastwam.``, nested dictionaries) is
+taken off: it is the text before the part that only this layout has, and must be the same for all of the network.
+
 All are first renamed to canonical names, ``<expert>.<name in Wan's own layout>`` plus ``proprio_encoder.*``; a
 ``Placement`` then says which parameter of ours a canonical tensor fills. Queries, keys and values share one parameter
 here, so a placement may be a part of it.
 """
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from wam.config import ModelConfig
 from wam.errors import CheckpointError
+from wam.weight_kinds import foreign
 
-__all__ = ["LAYOUTS", "Placement", "action_names", "canonical_names", "detect_layout", "placements"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "Placement",
+    "action_names",
+    "canonical_names",
+    "detect_layout",
+    "find_layout",
+    "placements",
+    "wanted",
+]
 
 LAYOUTS = ("diffusers", "wan", "fastwam", "lerobot")
 
@@ -48,13 +63,19 @@ _DIFFUSERS = (
     (r"scale_shift_table$", "head.modulation"),
 )
 _SIGNS = {  # a name that only this layout has; tried in this order
-    "lerobot": r"^(model\.)?mot\.layers\.",
-    "fastwam": r"^(model\.)?(mot\.)?mixtures\.",
-    "diffusers": r"^condition_embedder\.",
-    "wan": r"^blocks\.0\.self_attn\.",
+    "lerobot": r"(mot\.)?layers\.\d+\.blocks\.(video|action)\.",
+    "fastwam": r"(mot\.)?mixtures\.(video|action)\.",
+    "diffusers": r"condition_embedder\.",
+    "wan": r"blocks\.\d+\.self_attn\.",
 }
-# LeRobot's exported frozen parts and diffusers' unused norm: known, and not wanted.
-_IGNORED = (r"^(model\.)?(vae|text_encoder)\.", r"\.norm_added_q\.")
+_LEAF = r".*\.(weight|bias|modulation)$"  # of a weight, not of an optimiser's memory of it
+# Frozen parts that are loaded from elsewhere, diffusers' unused norm, and what training keeps beside a network.
+_IGNORED = (
+    r"(^|\.)(vae|text_encoder|image_encoder|clip)\.",
+    r"\.norm_added_q\.",
+    r"(^|\.)(optimi[sz]er\w*|\w*scheduler\w*|\w*scaler|rng_state\w*)(\.|$)",
+)
+_WRAPPER = r"(^|\.)(module|_\w+)(?=\.)"  # DDP, torch.compile, FSDP: inside of names as well as in front
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +88,103 @@ class Placement:
     patches: bool = False  # a (D, C, 1, p, p) convolution over patches becomes a (D, p·p·C) projection of tokens
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the names of a file are."""
+
+    name: str  # one of LAYOUTS
+    stripped: tuple[str, ...]  # what was taken off: the prefix, and wrappers inside of names
+    names: Mapping[str, str]  # canonical name -> name in the file
+    aside: tuple[str, ...]  # names of parts that are not wanted here
+
+
+def find_layout(shapes: Mapping[str, tuple[int, ...]], origin: str) -> Layout:
+    """Tells which layout the tensors of a file follow, behind whatever prefix, and what else is in it.
+
+    Args:
+        shapes: Of every tensor that is a weight.
+        origin: The file, for the error.
+
+    Raises:
+        CheckpointError: None of those known, or several networks in one file.
+    """
+    plain = {name: plain_name(name) for name in shapes if wanted(name)}
+    name, prefixes = _detected(plain.values(), origin)
+    if len(prefixes) > 1:
+        raise CheckpointError(_several(prefixes, origin))
+    prefix, found, aside = prefixes[0], {}, [other for other in shapes if other not in plain]
+    for original, cleaned in plain.items():
+        canonical = _canonical(_behind(cleaned, prefix), name)
+        if "." not in canonical.removeprefix("video.") and math.prod(shapes[original]) == 1:
+            aside.append(original)  # one number beside the network: a count of steps
+        elif canonical in found:
+            raise CheckpointError(_several((found[canonical], original), origin))
+        else:
+            found[canonical] = original
+    wrappers = {match.group(2) for original in plain for match in re.finditer(_WRAPPER, original)}
+    stripped = tuple(filter(None, (prefix, *(f"{wrapper}." for wrapper in sorted(wrappers)))))
+    return Layout(name=name, stripped=stripped, names=found, aside=tuple(aside))
+
+
+def wanted(name: str) -> bool:
+    """Whether a tensor may belong to the network, and to no part that is loaded from elsewhere or is training's own."""
+    return not any(re.search(pattern, name) for pattern in _IGNORED)
+
+
+def plain_name(name: str) -> str:
+    """A name without wrappers, but with its prefix."""
+    return re.sub(_WRAPPER, "", name).lstrip(".")
+
+
 def detect_layout(names: Iterable[str]) -> str:
     """Tells which layout the tensor names of a file follow.
 
     Raises:
         CheckpointError: None of those known.
     """
+    return _detected((plain_name(name) for name in names if wanted(name)), "")[0]
+
+
+def _detected(names: Iterable[str], origin: str) -> tuple[str, tuple[str, ...]]:
+    """Layout and what stands in front of its names; several where there are several networks."""
     found = sorted(names)
     for layout, sign in _SIGNS.items():
-        if any(re.search(sign, name) for name in found):
-            return layout
+        pattern = re.compile(rf"^((?:[^.]+\.)*?){sign}{_LEAF if layout != 'diffusers' else ''}")
+        prefixes = dict.fromkeys(match.group(1) for name in found if (match := pattern.match(name)))
+        if prefixes:
+            return layout, tuple(prefixes)
+    what = foreign(found)
     raise CheckpointError(
-        f"weights with names like {', '.join(found[:3]) or 'none at all'} follow no layout known here "
-        f"({', '.join(LAYOUTS)}): give a folder of Wan2.2-TI2V-5B or Wan2.1-I2V-14B for diffusers, a Fast-WAM release "
-        "or a LeRobot fastwam checkpoint."
+        f"weights {origin} with names like {', '.join(found[:3]) or 'none at all'} follow no layout known here "
+        f"({', '.join(LAYOUTS)}){f'; they look like those of {what}' if what else ''}. Give a folder of "
+        "Wan2.2-TI2V-5B or Wan2.1-I2V-14B for diffusers, a Fast-WAM release or a LeRobot fastwam checkpoint."
     )
+
+
+def _several(places: tuple[str, ...], origin: str) -> str:
+    shown, last = ", ".join(f"'{place}'" for place in places), places[-1].split(".")[0]
+    said = f"weights {origin} hold {len(places)} networks, under {shown}: which is meant cannot be told"
+    if origin.endswith(".safetensors"):
+        module, load, save, end = "safetensors.torch", f"t.load_file('{origin}')", "t.save_file", "safetensors"
+    else:
+        module, load, save, end = "torch", f"t.load('{origin}', weights_only=True)", "t.save", "pt"
+    return (
+        f"{said}. Save one of them alone, such as '{last}': python -c \"import {module} as t; "
+        f"{save}({{k: v for k, v in {load}.items() if k.split('.')[0] == '{last}'}}, '{last}.{end}')\""
+    )
+
+
+def _behind(name: str, prefix: str) -> str:
+    """The name without the prefix; Fast-WAM's proprio encoder stands beside the network, maybe further out."""
+    if name.startswith(prefix):
+        return name[len(prefix) :]
+    outer, mark, rest = name.rpartition("proprio_encoder.")
+    return mark + rest if mark and prefix.startswith(outer) else name
 
 
 def canonical_names(names: Iterable[str], layout: str) -> dict[str, str]:
     """Maps the names of one layout to canonical names; tensors that are never used here are left out."""
-    return {name: _canonical(name, layout) for name in names if not any(re.search(p, name) for p in _IGNORED)}
+    return {name: _canonical(name, layout) for name in names if wanted(name)}
 
 
 def placements(config: ModelConfig, experts: Iterable[str] = ("video", "action")) -> dict[str, Placement]:

@@ -8,6 +8,6 @@ import torch
 __all__ = ["save_archive"]
 
 
-def save_archive(payload: Any, path: Path) -> None:
-    """Writes a ``.pt`` file as ``torch.save`` does."""
-    torch.save(payload, path)
+def save_archive(payload: Any, path: Path, *, old: bool = False) -> None:
+    """Writes a ``.pt`` file as ``torch.save`` does; ``old`` as it did before torch 1.6."""
+    torch.save(payload, path, _use_new_zipfile_serialization=not old)

@@ -1,7 +1,5 @@
 """The policy node as a process, with an untrained bundle: what it says, and what it does when its inputs go wrong."""
 
-import json
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +22,11 @@ from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from policy.wire import stamp_seconds  # noqa: E402
 from ros_nodes import qos  # noqa: E402
-from ros_nodes.diagnostics import ERROR, WARN, values_of  # noqa: E402
+from ros_nodes.diagnostics import ERROR, values_of  # noqa: E402
 from ros_nodes.messages import chunk_frame_id, parse_chunk_frame_id, trajectory_chunk  # noqa: E402
 from tests.ros_fakes import FakeRobot, patient_robot  # noqa: E402
 from tests.ros_graph import PATIENCE, Graph, Heard  # noqa: E402
 from tests.ros_guard_watch import GuardWatch  # noqa: E402
-from wam.manifest import MANIFEST_NAME  # noqa: E402
 from wam.robot import RobotSpec, load_robot  # noqa: E402
 
 POLICY_LOST_S = 0.40  # gate: from the last sign of life to the hold
@@ -265,48 +262,6 @@ def test_a_second_policy_refuses_to_plan(running: Scene) -> None:
     # The first one counts its epochs up from when it began, and one more after each hold; the second began later
     assert epoch <= int(running.watch.values["epoch"]) < begun_ms
     graph.processes.pop("second").leave()
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
-    """The bundle, as if it had been trained on two instructions."""
-    copy = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("taught") / "bundle"))
-    manifest = json.loads((copy / MANIFEST_NAME).read_text())
-    manifest["checkpoint"]["instructions"] = ["reach the red cube", "lift the red cube"]
-    (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
-    return copy
-
-
-def test_an_instruction_that_the_policy_never_saw_is_a_warning(running: Scene, taught: Path) -> None:
-    graph = running.graph
-    running.start_any(taught, running.robot_file, "task:=pick up the red cube")
-    graph.until(lambda: running.policy().get("task_known") == "no", "it does not know the instruction")
-    running.watch.run()  # it plans all the same
-    graph.until(lambda: "is none of the 2 that the policy was trained on" in running.policy()["message"], "it says so")
-    report = running.policy()
-    assert report["level"] == str(WARN)
-    assert report["task_nearest"] in {"reach the red cube", "lift the red cube"}
-    assert report["trained_on"] == "2 instruction(s): 'reach the red cube', 'lift the red cube'"
-    tasks = graph.node.create_publisher(String, "policy/task", qos.LATCHED)
-    tasks.publish(String(data="Reach the RED cube."))
-    graph.until(lambda: running.policy()["message"] == "planning", "the same words in another spelling are known")
-    assert running.policy()["task_known"] == "yes"
-    tasks.publish(String(data="reach the cube that is red and lies behind the blue one on the left"))
-    running.watch.until("HOLD")
-    graph.until(
-        lambda: "has 15 words but the model reads 12" in running.policy()["message"], "it says what is too long"
-    )
-    output = graph.processes["policy"].output()
-    assert output.count("is none of the 2 that the policy was trained on") == 1
-    assert "nothing is planned: the instruction 'reach the cube that is red" in output
-    running.start_policy(TASK)
-
-
-def test_an_instruction_too_long_to_read_is_one_clear_error(running: Scene, taught: Path) -> None:
-    running.start_any(taught, running.robot_file, f"task:={' '.join(['very'] * 12)} long")
-    running.graph.until(lambda: "cannot configure" in running.policy()["message"], "the policy refuses")
-    assert "has 13 words but the model reads 12: what stands from 'long' on" in running.policy()["message"]
-    running.start_policy(TASK)
 
 
 def test_without_an_instruction_nothing_is_planned(running: Scene) -> None:

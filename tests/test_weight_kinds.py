@@ -320,7 +320,7 @@ def test_archives_of_other_kinds_get_their_own_advice(tmp_path: Path):
     save_archive({"w": torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)}, path)
     with pytest.raises(CheckpointError, match="its matrices are quantised, and mean nothing without their scales"):
         TorchArchive(path)
-    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    save_archive({"w": torch.ones(2)}, path, old=True)
     with pytest.raises(CheckpointError, match=r"is of torch before 1\.6.*python -c"):
         TorchArchive(path)
 

@@ -62,7 +62,7 @@ def test_file_is_written_and_read_back(tmp_path):
     [
         ({"format": 99}, "has format 99 but this version reads format 1"),
         ({"task": None}, "field 'task' is missing"),
-        ({"episodes": [{"seed": 1}]}, "malformed.*record the dataset again"),
+        ({"episodes": [{"seed": 1}]}, "malformed.*restore it from a copy"),
         ({"episodes": 3}, "malformed"),
         ({"robot": {"name": "x"}}, "malformed.*field 'joints' is missing"),
     ],
@@ -88,7 +88,7 @@ def test_robot_differences_name_what_would_be_misread():
     faster = dataclasses.replace(ROBOT, name="fast6", control_rate_hz=20.0)
     assert robot_differences(ROBOT, ROBOT) == []
     assert len(robot_differences(ROBOT, wrist_first)) == 1
-    assert robot_differences(ROBOT, wrist_first)[0].startswith("cameras: ('front 96x96', 'wrist 96x96') recorded")
+    assert robot_differences(ROBOT, wrist_first)[0].startswith("cameras: ('front', 'wrist') recorded")
     assert [text.split(":")[0] for text in robot_differences(ROBOT, faster)] == ["name", "control rate [Hz]"]
 
 

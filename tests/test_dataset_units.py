@@ -1,9 +1,21 @@
 """Numbers that are no positions of the robot are said before training: ranges, units, meaning, motion."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from tests.small_datasets import DATA, EPISODES, ROBOT, TASKS, copy_dataset, edit_axis, edit_rows, write_dataset
+from tests.small_datasets import (
+    DATA,
+    EPISODES,
+    ROBOT,
+    TASKS,
+    copy_dataset,
+    edit_axis,
+    edit_info,
+    edit_rows,
+    write_dataset,
+)
 from wam.dataset_check import check_dataset, check_numbers, check_written
 from wam.dataset_motion import check_lengths
 from wam.errors import DatasetError
@@ -41,6 +53,22 @@ def test_degrees_and_percent_are_named_for_all_axes_at_once(dataset):
             assert f"looks like {unit}" in line
             assert "of 80 rows" in line
     assert "--robot my_arm.yaml" in text.splitlines()[-1]
+
+
+def test_cameras_and_rate_do_not_hide_what_is_wrong_with_the_numbers(dataset):
+    def spoil(info):
+        info["features"]["observation.images.top"] = info["features"].pop("observation.images.front")
+
+    edit_info(dataset, spoil)
+    edit_axis(dataset, np.degrees, axes=JOINTS)
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(dataset, dataclasses.replace(ROBOT, control_rate_hz=20.0))
+    for words in (
+        "--keys observation.images.front=observation.images.top",
+        "write control_rate_hz: 10 into its robot file",
+        "looks like degrees",
+    ):
+        assert words in str(caught.value)
 
 
 def test_normalised_joints_are_told_from_degrees(dataset):

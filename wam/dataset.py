@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from wam.dataset_check import DatasetSummary, check_dataset, say
+from wam.dataset_files import FIX
 from wam.dataset_names import ReadAs
 from wam.dataset_tables import DatasetTables
 from wam.dataset_times import check_videos
@@ -151,7 +152,7 @@ def camera_frames(tables: DatasetTables, episode: int, camera: str) -> Iterator[
     except DatasetError as error:
         raise DatasetError(
             f"video '{image_key(camera)}' of episode {episode} cannot be decoded ({error}): {part.path} is missing or "
-            "cut short. Copy the dataset again, or collect it again."
+            f"cut short; {FIX}"
         ) from error
 
 

@@ -126,16 +126,19 @@ def say(summary: DatasetSummary) -> None:
 
 def _check(root: Path, robot: RobotSpec, read_as: ReadAs, *, judge: bool = True) -> DatasetSummary:
     faults: list[DatasetError] = []
+    beside: list[DatasetError] = []  # no reason not to look at the numbers as well
     meta = _collected(lambda: _check_meta(root, robot), faults)
-    tables = _collected(lambda: read_tables(root, robot, read_as), faults)
-    raise_together(faults)
+    tables = _collected(lambda: read_tables(root, robot, read_as, beside), faults)
+    if tables is None or faults:
+        raise_together([*beside, *faults])
     assert tables is not None
     _collected(lambda: check_episode_rows(tables), faults)
     if not faults:
         _collected(lambda: check_timestamps(tables), faults)
         _collected(lambda: check_offsets(tables), faults)
     _collected(lambda: check_finite(tables, robot), faults)
-    raise_together(faults)
+    if faults:
+        raise_together([*beside, *faults])
     lost: list[DatasetError] = []
     films = [part.path for parts in tables.videos.values() for part in parts]
     _collected(lambda: check_files(root, tables.files, films, films_too=True), lost)
@@ -150,9 +153,9 @@ def _check(root: Path, robot: RobotSpec, read_as: ReadAs, *, judge: bool = True)
         notes.append([f"training will refuse it: {fault}" for fault in faults])
         faults.clear()
     # Numbers that are wrong are said before a film is opened
-    pictures = {} if faults else picture_headers(tables)
+    pictures = {} if faults or beside else picture_headers(tables)
     notes.append(_collected(lambda: check_pictures(root, pictures, robot, read_as), faults))
-    raise_together([*faults, *lost])
+    raise_together([*beside, *faults, *lost])
     lengths = tuple(int(length) for length in tables.length)
     if meta is not None and tuple(episode.steps for episode in meta.episodes) != lengths:
         raise DatasetError(
@@ -184,6 +187,7 @@ def _check_meta(root: Path, robot: RobotSpec) -> DatasetMeta | None:
     if meta is not None and (differences := robot_differences(meta.robot, robot)):
         raise DatasetError(
             f"dataset {root} was recorded on robot '{meta.robot.name}', not on '{robot.name}' "
-            f"({'; '.join(differences)}): choose the robot it was recorded on, or record it again on this one."
+            f"({'; '.join(differences)}): leave --robot out to use the robot it was "
+            "recorded on, or give data that was recorded on this one."
         )
     return meta

@@ -3,7 +3,7 @@
 Shape legend: E episodes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 from wam.dataset_files import FIX, file_path, missing_columns, read_table, real_numbers, whole_numbers
 from wam.dataset_names import ReadAs
 from wam.errors import DatasetError
-from wam.robot import RobotSpec
 from wam.spec import image_key
 
 __all__ = ["EpisodeRows", "VideoPart", "episode_tables"]
@@ -40,11 +39,11 @@ class EpisodeRows:
         root: Path,
         info: Mapping[str, Any],
         read: tuple[list[Path], list[Any]],
-        robot: RobotSpec,
+        cameras: Sequence[str],
         read_as: ReadAs,
     ) -> None:
         paths, tables = read
-        keys = {camera.name: read_as.key(image_key(camera.name)) for camera in robot.cameras}
+        keys = {name: read_as.key(image_key(name)) for name in cameras}
         wanted = [*EPISODE_COLUMNS, *(f"videos/{key}/{name}" for key in keys.values() for name in VIDEO_COLUMNS)]
         for path, table in zip(paths, tables, strict=True):
             missing = [name for name in wanted if _spelled(table, name) not in table.column_names]

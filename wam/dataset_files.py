@@ -31,7 +31,10 @@ __all__ = [
     "whole_numbers",
 ]
 
-FIX = "record the dataset again (wam collect), or restore the file from a copy."
+FIX = (
+    "restore it from a copy (from a hub: hf download OWNER/NAME --repo-type dataset --local-dir FOLDER), or record the "
+    "dataset again."
+)
 SUPPORTED_VERSION = "v3."
 NEEDED = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "data_path", "video_path")
 ABSURD_RATE_HZ = 1e4  # no camera and no arm has so many frames per second

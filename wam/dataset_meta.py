@@ -27,6 +27,8 @@ __all__ = [
     "write_meta",
 ]
 
+# wam.json says whose numbers these are; without it a person does
+FIX = "restore it from a copy, or remove the file and name the robot yourself, --robot my_arm.yaml."
 FORMAT = 1
 
 
@@ -78,15 +80,15 @@ class DatasetMeta:
             DatasetError: Another format, a missing field or a value of the wrong type.
         """
         if not isinstance(data, Mapping):
-            raise DatasetError(f"{source} must be a JSON object but is a {type(data).__name__}: record it again.")
+            raise DatasetError(f"{source} must be a JSON object but is a {type(data).__name__}; {FIX}")
         if data.get("format") != FORMAT:
             raise DatasetError(
                 f"{source} has format {data.get('format')!r} but this version reads format {FORMAT}: "
-                "record the dataset again, or use the version that wrote it."
+                "use the version that wrote it, or remove the file and name the robot, --robot my_arm.yaml."
             )
         missing = [key for key in ("robot", "task", "episodes") if key not in data]
         if missing:
-            raise DatasetError(f"{source}: field '{missing[0]}' is missing; record the dataset again.")
+            raise DatasetError(f"{source}: field '{missing[0]}' is missing; {FIX}")
         try:
             return cls(
                 robot=RobotSpec.from_dict(data["robot"], source=source),
@@ -98,7 +100,7 @@ class DatasetMeta:
                 cpu_seconds=dict(data.get("cpu_seconds", {})),
             )
         except (TypeError, ValueError, RobotSpecError) as error:
-            raise DatasetError(f"{source} is malformed: {error}; record the dataset again.") from error
+            raise DatasetError(f"{source} is malformed: {error}; {FIX}") from error
 
 
 def meta_path(root: Path) -> Path:
@@ -136,7 +138,7 @@ def read_meta(root: Path) -> DatasetMeta | None:
     try:
         data = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not valid JSON ({error}): it was truncated; record it again.") from error
+        raise DatasetError(f"{path} is not valid JSON ({error}): it was truncated; {FIX}") from error
     return DatasetMeta.from_dict(data, source=str(path))
 
 

@@ -75,8 +75,15 @@ class DatasetTables:
         return self.files[file], int(row - self.first_row[file])
 
 
-def read_tables(root: Path, robot: RobotSpec, read_as: ReadAs) -> DatasetTables:
+def read_tables(root: Path, robot: RobotSpec, read_as: ReadAs, beside: list[DatasetError]) -> DatasetTables:
     """Reads what a dataset says about itself, then its rows.
+
+    Args:
+        root: The dataset.
+        robot: Whose axes and cameras.
+        read_as: What a person says about it.
+        beside: Gets what is wrong with cameras and rate: the numbers can be read and judged all the same, of those
+            cameras that there are.
 
     Raises:
         DatasetError: Something is missing, damaged or of another robot; what can be found at once is in one message.
@@ -87,7 +94,7 @@ def read_tables(root: Path, robot: RobotSpec, read_as: ReadAs) -> DatasetTables:
     episodes: tuple[list[Path], list[Any]] = ([], [])
     tasks: dict[int, str] = {}
     try:
-        orders = _column_orders(root, info, robot, read_as)
+        orders = _column_orders(root, info, robot, read_as, beside)
     except DatasetError as error:
         faults.append(error)
     try:
@@ -95,17 +102,27 @@ def read_tables(root: Path, robot: RobotSpec, read_as: ReadAs) -> DatasetTables:
         tasks = read_tasks(root)
     except DatasetError as error:
         faults.append(error)
-    raise_together(faults)
-    return _rows(root, info, robot, read_as, orders, EpisodeRows(root, info, episodes, robot, read_as), tasks)
+    if faults:
+        raise_together([*faults, *beside])
+    cameras = [name for name in robot.camera_names if _is_film(info["features"].get(read_as.key(image_key(name))))]
+    rows = EpisodeRows(root, info, episodes, cameras, read_as)
+    return _rows(root, info, robot, read_as, orders, rows, tasks)
 
 
-def _column_orders(root: Path, info: Mapping[str, Any], robot: RobotSpec, read_as: ReadAs) -> dict[str, list[int]]:
+def _is_film(feature: Any) -> bool:
+    return isinstance(feature, Mapping) and feature.get("dtype") == "video"
+
+
+def _column_orders(
+    root: Path, info: Mapping[str, Any], robot: RobotSpec, read_as: ReadAs, beside: list[DatasetError]
+) -> dict[str, list[int]]:
     """Columns of state and action in the robot's order; everything that does not fit is one error."""
-    features, faults, orders = info["features"], [], {}
+    features, faults, others, orders = info["features"], [], [], {}
     wanted = [OBS_STATE, ACTION, *(image_key(camera.name) for camera in robot.cameras)]
     missing = [key for key in wanted if read_as.key(key) not in features]
     if missing:
-        faults.append(_missing_keys(root, features, missing, wanted, read_as))
+        numbers_too = {OBS_STATE, ACTION} & set(missing)
+        (faults if numbers_too else others).append(_missing_keys(root, features, missing, wanted, read_as))
     for key in (OBS_STATE, ACTION):
         if key not in missing:
             orders[key], fault = _order(root, key, features[read_as.key(key)], robot, read_as)
@@ -113,18 +130,19 @@ def _column_orders(root: Path, info: Mapping[str, Any], robot: RobotSpec, read_a
     for key in wanted[2:]:
         kind = None if key in missing else features[read_as.key(key)].get("dtype")
         if key not in missing and kind != "video":
-            faults.append(
+            others.append(
                 f"dataset {root}: '{read_as.key(key)}' is stored as {kind} but only video is read: convert it with "
                 f"lerobot-edit-dataset --repo_id local/{root.name} --root {root} --new_root {root}_video "
                 "--operation.type convert_image_to_video"
             )
     if float(info["fps"]) != robot.control_rate_hz:
-        faults.append(
+        others.append(
             f"dataset {root} has {info['fps']} frames per second but robot '{robot.name}' is controlled at "
             f"{robot.control_rate_hz:g} Hz: an action would last another time than it was shown for. If the arm is to "
             f"be controlled as it was recorded, write control_rate_hz: {float(info['fps']):g} into its robot file."
         )
-    raise_together(DatasetError(fault) for fault in faults)
+    beside += map(DatasetError, others)
+    raise_together(map(DatasetError, faults))
     return orders
 
 

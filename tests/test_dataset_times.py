@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests.small_datasets import DATA, EPISODES, FPS, ROBOT, copy_dataset, edit_info, edit_rows, write_dataset
+from wam import dataset_times
 from wam.dataset_check import check_dataset
+from wam.dataset_times import check_timestamps, check_videos
 from wam.errors import DatasetError
 from wam.spec import image_key
 
@@ -179,3 +181,35 @@ def test_a_film_of_another_rate_is_refused(dataset, tmp_path, monkeypatch):
         DatasetError, match="episode 0 .* at 0.1000 s .* 80 frames from 0.0000 to 15.8000 s, 5 per second"
     ):
         check_dataset(dataset, ROBOT)
+
+
+@pytest.mark.parametrize("rate", [10.0, 30.0, 50.0])
+@pytest.mark.parametrize("hours", [0.1, 0.3, 2.0])
+def test_episodes_far_into_a_film_are_sound(dataset, monkeypatch, hours, rate):
+    """Hundreds of episodes share a film; times are stored as float32, which is coarse by then."""
+    tables = check_dataset(dataset, ROBOT).tables
+    begin = round(hours * 3600 * rate) / rate
+    count = int(tables.length.sum())
+    film = np.round((begin + np.arange(count) / rate) * 15360) / 15360  # in ticks of a container
+    monkeypatch.setattr(dataset_times, "frame_times", lambda path: film)
+    first = np.cumsum(tables.length) - tables.length
+    far = dataclasses.replace(
+        tables,
+        fps=rate,
+        seconds=np.float32(tables.frame / rate).astype(float),
+        videos={
+            camera: tuple(
+                dataclasses.replace(part, begin_s=begin + start / rate, end_s=begin + (start + length) / rate)
+                for part, start, length in zip(parts, first.tolist(), tables.length.tolist(), strict=True)
+            )
+            for camera, parts in tables.videos.items()
+        },
+    )
+    check_timestamps(far)
+    check_videos(far)
+    late = {
+        camera: tuple(dataclasses.replace(p, begin_s=p.begin_s + 0.4 / rate) for p in parts)
+        for camera, parts in far.videos.items()
+    }
+    with pytest.raises(DatasetError, match="asks for a picture at"):
+        check_videos(dataclasses.replace(far, videos=late))

@@ -65,6 +65,27 @@ def test_a_time_may_be_asked_for_twice_and_lie_a_little_beside_its_frame(film):
     assert np.array_equal(np.stack(list(frames_at(film, seconds))), theirs)
 
 
+@pytest.mark.parametrize("hours", [0.1, 0.5, 3.0])
+def test_pictures_are_found_hours_into_a_film(tmp_path, hours):
+    """Where many episodes share a film, the times of the later ones are no longer exact in float32."""
+    begin = round(hours * 3600)
+    path = tmp_path / "long.mp4"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *SIZE_PX, "yuv420p"
+        for number in (0, *range(10 * begin, 10 * begin + 20)):  # a gap stands for the episodes before
+            shade = 40 if number == 0 else 60 + 8 * (number - 10 * begin)
+            frame = av.VideoFrame.from_ndarray(np.full((*SIZE_PX[::-1], 3), shade, np.uint8), format="rgb24")
+            frame.pts = number
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    rows = np.float32(np.arange(20) / 10).astype(float)  # as tables store them
+    shades = [picture.mean() for picture in frames_at(path, (rows + begin).tolist())]
+    np.testing.assert_allclose(shades, 60 + 8 * np.arange(20), atol=4)
+    with pytest.raises(DatasetError, match="nearest to"):
+        list(frames_at(path, [begin + 0.13]))
+
+
 def test_a_time_without_a_frame_is_refused(film, tmp_path):
     with pytest.raises(DatasetError, match=r"nearest to 0\.1150 s is 0\.01\d* s away"):
         list(frames_at(film, [0.1, 0.115]))
@@ -148,5 +169,5 @@ def test_a_film_that_is_cut_names_episode_and_camera(tmp_path):
     tables = check_dataset(dataset, ROBOT).tables
     film = tables.videos["front"][0].path
     film.unlink()
-    with pytest.raises(DatasetError, match=r"'observation.images.front' of episode 1 cannot be decoded.*Copy the"):
+    with pytest.raises(DatasetError, match=r"'observation.images.front' of episode 1 cannot be decoded.*restore it from"):
         list(camera_frames(tables, 1, "front"))

@@ -13,11 +13,11 @@ from wam.dataset_episodes import VideoPart
 from wam.dataset_files import FIX
 from wam.dataset_tables import DatasetTables
 from wam.errors import DatasetError
+from wam.films import tolerance_s
 from wam.spec import image_key
 
 __all__ = ["check_episode_rows", "check_offsets", "check_timestamps", "check_videos"]
 
-TOLERANCE_S = 1e-4  # of a time in a table or a film [s]; LeRobot's own
 SLACK_FRAMES = 1.5  # LeRobot's durations are those of the film's container, which may miss a frame
 LOST = "nobody can tell which picture belongs to which row"
 
@@ -94,8 +94,7 @@ def check_timestamps(tables: DatasetTables) -> None:
         DatasetError: Says which episode, what its times are, and what they should be.
     """
     wanted = tables.frame / tables.fps
-    tolerance = TOLERANCE_S + 4 * np.finfo(np.float32).eps * np.abs(wanted)  # they are stored as float32
-    wrong = ~(np.abs(tables.seconds - wanted) <= tolerance)  # also True for NaN
+    wrong = ~(np.abs(tables.seconds - wanted) <= tolerance_s(wanted))  # also True for NaN
     if not wrong.any():
         return
     row = int(wrong.argmax())
@@ -195,8 +194,7 @@ def _check_frames(
     asked = tables.seconds[rows] + part.begin_s
     after = np.searchsorted(times, asked).clip(1, max(1, len(times) - 1)).clip(max=len(times) - 1)
     nearest = np.minimum(np.abs(times[after] - asked), np.abs(times[after - 1] - asked))
-    # LeRobot compares them as float32
-    wrong = nearest >= TOLERANCE_S - 2 * np.finfo(np.float32).eps * asked
+    wrong = ~(nearest < tolerance_s(asked))
     if not wrong.any():
         return
     frame = int(wrong.argmax())

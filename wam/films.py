@@ -14,10 +14,19 @@ import numpy as np
 
 from wam.errors import DatasetError
 
-__all__ = ["TOLERANCE_S", "FilmHeader", "frames_at", "frames_by_rate", "read_header"]
+__all__ = ["FilmHeader", "frames_at", "frames_by_rate", "read_header", "tolerance_s"]
 
 TOLERANCE_S = 1e-4  # by which a picture's time may differ from the one asked for [s]; LeRobot's own
 CLOCK_ERROR_S = 1e-3  # rounding of time stamps in films that no robot's recorder wrote [s]
+
+
+def tolerance_s(asked: Any) -> Any:
+    """By how much a picture's time may differ from the one asked for [s]: LeRobot's tolerance, and float32's rounding.
+
+    Times of rows are stored as float32, and LeRobot's decoder compares in it: twenty minutes into a film its steps are
+    longer than LeRobot's tolerance.
+    """
+    return TOLERANCE_S + 4 * np.finfo(np.float32).eps * np.abs(asked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +79,7 @@ def frames_at(path: Path, seconds: Sequence[float]) -> Iterator[np.ndarray]:
             before, newest = newest, following
         around = [newest] if before is None else [before, newest]
         distance, frame = min(((_apart(time, asked), frame) for time, frame in around), key=lambda pair: pair[0])
-        if not distance < TOLERANCE_S:
+        if not distance < tolerance_s(asked):
             raise DatasetError(f"its frame nearest to {asked:.4f} s is {distance:.4f} s away")
         yield _rgb(frame)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from calibration.boards import Board
 from calibration.detection import Detection, detect
 from calibration.drawings import coverage_picture
-from calibration.intrinsics import MIN_VIEWS
+from calibration.robust_fit import MIN_VIEWS
 from calibration.view_selection import Coverage, blurred, coverage, select_views
 
 __all__ = ["ENOUGH_VIEWS", "LiveCapture", "capture_live", "coverage_panel"]

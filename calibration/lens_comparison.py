@@ -6,16 +6,16 @@ an outlier costs; corners that are really bad cost all models the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from calibration.boards import Board
-from calibration.bundle import Adjustment
+from calibration.bundle import adjust
 from calibration.detection import Detection
 from calibration.errors import CalibrationError
 from calibration.rigid import exp
-from calibration.robust_fit import REJECT, RobustFit, rms, robust_fit
+from calibration.robust_fit import REJECT, RobustFit, reweighted, rms, robust_fit
 from wam.calibration_spec import DISTORTION_LENGTHS
 from wam.lens import FISHEYE, lens_from_parameters, project
 
@@ -24,6 +24,7 @@ __all__ = ["LENS_MODELS", "LensComparison", "compare_lens_models"]
 LENS_MODELS = {"pinhole": "plumb_bob", "rational": "rational_polynomial", "fisheye": FISHEYE}  # command line -> ROS
 _CERTAIN = 40.0  # difference of two models' cost [sigma^2] that chance does not make
 _DROPPED = (8, 0.005)  # corners that only the chosen model drops, at least; the same as a share of all
+_QUICK = 12  # steps that show whether a model comes near
 _SEEN = 0.05  # root mean square misfit below which that is said, but nothing refused [px]
 _EXCESS = (0.15, 0.5)  # root mean square misfit beyond the other model's error, at least [px]; relative to that error
 _SHIFT = (2.0, 6.0)  # distance of the two principal points, at least [px]; in its standard deviations
@@ -59,10 +60,10 @@ def compare_lens_models(board: Board, views: Sequence[Detection], chosen: Robust
     """
     fits = {chosen.model: chosen}
     if len(chosen.views) == len(views):
-        for model in _others(chosen.model):
-            fits[model] = _refitted(board, chosen, model)
+        found = {model: _rival(board, chosen, model) for model in _others(chosen.model)}
+        fits |= {model: fit for model, fit in found.items() if fit is not None}
     best = _better(views, chosen, fits)
-    if best or len(fits) == 1:  # that start was the wrong model's: do it properly
+    if best or len(chosen.views) < len(views):  # no start, or that of a wrong model: do it properly
         for model in _others(chosen.model):
             try:
                 fits[model] = robust_fit(board, views, model)
@@ -144,14 +145,15 @@ def _name(model: str) -> str:
     return next(name for name, other in LENS_MODELS.items() if other == model)
 
 
-def _refitted(board: Board, chosen: RobustFit, model: str) -> RobustFit:
-    """The other model from the chosen one's poses and a lens that bends as that one does: quick when both suit."""
-    start = Adjustment(
-        parameters=_bent_alike(board, chosen, model),
-        poses=chosen.fit.poses,
-        residuals=chosen.fit.residuals,
-        covariance=chosen.fit.covariance,
-    )
+def _rival(board: Board, chosen: RobustFit, model: str) -> RobustFit | None:
+    """The other model, from poses and bend of the chosen one; None when that start leads nowhere better."""
+    parameters, weights = _bent_alike(board, chosen, model), [mask.astype(float) for mask in chosen.inliers]
+    start = adjust(board, chosen.views, model, parameters, chosen.fit.poses, weights, steps=_QUICK)
+    start = reweighted(board, chosen.views, model, start, rounds=1)
+    trial = replace(chosen, model=model, fit=start)
+    sigma = max(chosen.sigma, 1e-9)
+    if _cost(chosen.views, trial, sigma) > _cost(chosen.views, chosen, sigma) + _CERTAIN * sigma**2:
+        return None
     return robust_fit(board, chosen.views, model, start)
 
 

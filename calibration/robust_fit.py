@@ -20,7 +20,7 @@ from calibration.errors import CalibrationError
 from wam.calibration_spec import DISTORTION_LENGTHS
 from wam.lens import FISHEYE, lens_from_parameters
 
-__all__ = ["MIN_VIEWS", "REJECT", "RobustFit", "rms", "robust_fit", "robust_sigma"]
+__all__ = ["MIN_VIEWS", "REJECT", "RobustFit", "reweighted", "rms", "robust_fit", "robust_sigma"]
 
 MIN_VIEWS = 6  # three fix the equations; six leave something to judge them by
 REJECT = 4.75  # sigmas beyond which a corner is a bad detection: 1 in 80 000 good ones
@@ -68,9 +68,9 @@ def robust_fit(board: Board, views: Sequence[Detection], model: str, start: Adju
     views, left_out, given = list(views), list[Detection](), start
     if start is None:
         plausible = [plausible_corners(board, view) for view in views]
-        fit = _reweighted(board, views, model, _start(board, views, plausible, model))
+        fit = reweighted(board, views, model, _start(board, views, plausible, model))
         start = _posed_again(board, views, plausible, model, fit)
-    fit = _reweighted(board, views, model, start, rounds=6 if given is None else 2)
+    fit = reweighted(board, views, model, start, rounds=6 if given is None else 2)
     rejected: list[tuple[str, str]] = []
     while True:
         fit, inliers = _without_outliers(board, views, model, fit)
@@ -94,7 +94,7 @@ def robust_fit(board: Board, views: Sequence[Detection], model: str, start: Adju
         keep = np.flatnonzero(~bad)
         views = [views[i] for i in keep]
         fit = replace(fit, poses=fit.poses[keep], residuals=tuple(fit.residuals[i] for i in keep))
-        fit = _reweighted(board, views, model, fit)
+        fit = reweighted(board, views, model, fit)
 
 
 def robust_sigma(distances: np.ndarray) -> float:
@@ -160,7 +160,8 @@ def _first_lenses(board: Board, views: Sequence[Detection], model: str) -> list[
     return [np.array([focal, focal, *center, *rest]) for focal in [*guesses, 0.8 * width, 1.5 * width]]
 
 
-def _reweighted(board: Board, views: Sequence[Detection], model: str, fit: Adjustment, rounds: int = 6) -> Adjustment:
+def reweighted(board: Board, views: Sequence[Detection], model: str, fit: Adjustment, rounds: int = 6) -> Adjustment:
+    """Goes on from a fit with corners that disagree weighted down, by the scale of those that agree."""
     for _ in range(rounds):
         distances = [np.linalg.norm(residual, axis=1) for residual in fit.residuals]
         scale = 2.5 * max(robust_sigma(np.concatenate(distances)), 1e-3)

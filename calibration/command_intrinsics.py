@@ -18,7 +18,7 @@ from calibration.intrinsics import IntrinsicsResult, calibrate_intrinsics
 from calibration.live_capture import capture_live
 from calibration.report import intrinsics_sections, write_page
 from calibration.results import camera_of, read_robot, store_camera, write_json
-from calibration.sources import Camera, is_live
+from calibration.sources import Camera, is_film, is_live
 from wam.robot import RobotSpec
 
 __all__ = ["IntrinsicsConfig", "calibrate_source", "main"]
@@ -84,7 +84,8 @@ def calibrate_source(
         spec = next((entry for entry in robot.cameras if entry.name == config.camera), None) if robot else None
         size = None if spec is None else (spec.width_px, spec.height_px)
         with Camera(config.source, size_px=size) as camera:
-            capture_live(board, camera.frames(), pictures, seconds=config.seconds, console=console)
+            film = is_film(config.source)
+            capture_live(board, camera.frames(), pictures, seconds=config.seconds, film=film, console=console)
     detections = find_boards(board, pictures, console)
     return pictures, calibrate_intrinsics(board, detections, config.model, max_views=config.max_views)
 

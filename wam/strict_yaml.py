@@ -18,7 +18,8 @@ __all__ = ["parse_yaml", "read_yaml_text"]
 MAX_CHARACTERS = 100_000  # a robot file with everything measured on it has 10 000
 MAX_TEXT = 10_000  # characters of one key or value
 MAX_DEPTH = 30
-MAX_VALUES = 20_000  # after aliases are expanded
+MAX_BRACKETS = 100  # open at once, those in texts included
+MAX_VALUES = 5_000  # after aliases are expanded
 _NULL = ("null", "Null", "NULL", "~")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
@@ -52,16 +53,17 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"it has {len(text)} characters, at most {MAX_CHARACTERS} are read")
-    loader = _Loader(text)
+    if _open_brackets(text) > MAX_BRACKETS:  # the scanner looks far ahead for each
+        raise ValueError("it is nested too deeply")
     try:
-        root = loader.get_single_node()
+        root = _Loader(text).get_single_node()
     except yaml.YAMLError as error:
         raise ValueError(f"it is not valid YAML: {shortened(str(error))}") from error
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    finally:
-        loader.dispose()
-    return None if root is None else _Reader().value(root, "", 0)
+    if root is None:
+        return None
+    if _expanded(root, {}) > MAX_VALUES:
+        raise ValueError(f"it holds more than {MAX_VALUES} values, aliases expanded")
+    return _value(root, "")
 
 
 class _Loader(yaml.BaseLoader):
@@ -83,46 +85,65 @@ class _Loader(yaml.BaseLoader):
         return node
 
 
-class _Reader:
-    """Turns nodes into values, with the place of each for messages."""
+def _expanded(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node stands for, without expanding it.
 
-    def __init__(self) -> None:
-        self._count = 0
+    Raises:
+        ValueError: It is an alias of itself.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = -1  # until it is known
+        children = [child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,))]
+        counts[id(node)] = 1 + sum(_expanded(child, counts) for child in children)
+    if counts[id(node)] < 0:
+        raise ValueError(f"{_at(node, '')} holds an alias of itself")
+    return counts[id(node)]
 
-    def value(self, node: yaml.Node, place: str, depth: int) -> Any:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise ValueError(f"its aliases expand to more than {MAX_VALUES} values")
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{_at(node, place)} is more than {MAX_DEPTH} levels deep, or an alias of itself")
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, place, depth)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(entry, f"{place}[{index}]", depth + 1) for index, entry in enumerate(node.value)]
-        return _scalar(node, place)
 
-    def _mapping(self, node: yaml.MappingNode, place: str, depth: int) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        for key_node, entry in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise ValueError(f"{_at(key_node, place)} has a key that is no text")
-            key = _checked_text(key_node, place)
-            inner = f"{place}.{key}" if place else key
-            if key == _MERGE and key_node.style is None:
-                merged = {**self._merged(entry, inner, depth + 1), **merged}
-                continue
-            if key in data:
-                raise ValueError(f"{_at(key_node, inner)} stands twice, so one of its values would be lost")
-            data[key] = self.value(entry, inner, depth + 1)
-        return {**merged, **data}
+def _value(node: yaml.Node, place: str) -> Any:
+    """A node's value; ``place`` is where it stands, for messages."""
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, place)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(entry, f"{place}[{index}]") for index, entry in enumerate(node.value)]
+    return _scalar(node, place)
 
-    def _merged(self, node: yaml.Node, place: str, depth: int) -> dict[str, Any]:
-        found = self.value(node, place, depth)
-        parts = found if isinstance(found, list) else [found]
-        if not all(isinstance(part, dict) for part in parts):
-            raise ValueError(f"{_at(node, place)} must name a mapping to take fields from")
-        return {key: value for part in reversed(parts) for key, value in part.items()}
+
+def _mapping(node: yaml.MappingNode, place: str) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
+    for key_node, entry in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ValueError(f"{_at(key_node, place)} has a key that is no text")
+        key = _checked_text(key_node, place)
+        inner = f"{place}.{key}" if place else key
+        if key == _MERGE and key_node.style is None:
+            merged = {**_merged(entry, inner), **merged}
+            continue
+        if key in data:
+            raise ValueError(f"{_at(key_node, inner)} stands twice, so one of its values would be lost")
+        data[key] = _value(entry, inner)
+    return {**merged, **data}
+
+
+def _merged(node: yaml.Node, place: str) -> dict[str, Any]:
+    """What ``<<`` takes from other mappings, of which the first has the last word."""
+    found = _value(node, place)
+    parts = found if isinstance(found, list) else [found]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{_at(node, place)} must name a mapping to take fields from")
+    return {key: value for part in reversed(parts) for key, value in part.items()}
+
+
+def _open_brackets(text: str) -> int:
+    """Most brackets that are open at one place."""
+    depth = most = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(depth - 1, 0)
+        most = max(most, depth)
+    return most
 
 
 def _scalar(node: yaml.ScalarNode, place: str) -> Any:

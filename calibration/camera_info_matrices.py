@@ -67,7 +67,7 @@ def check_rectification(matrix: np.ndarray, where: str) -> None:
     if np.abs(matrix - np.eye(3)).max() <= _NO_TURN:
         return
     if np.abs(matrix @ matrix.T - np.eye(3)).max() > 1e-3 or np.linalg.det(matrix) < 0:
-        raise CalibrationError(f"{where} is no rotation: it must be [1, 0, 0, 0, 1, 0, 0, 0, 1]. {_AGAIN}.")
+        raise CalibrationError(f"{where} is no rotation: it must be [1, 0, 0, 0, 1, 0, 0, 0, 1] for one camera. {_AGAIN}.")
     degrees = np.degrees(np.arccos(np.clip((np.trace(matrix) - 1) / 2, -1, 1)))
     raise CalibrationError(
         f"{where} turns the camera by {degrees:.2f} degrees: it is of a stereo pair, whose rectified pictures lie "
@@ -96,6 +96,8 @@ def check_projection(matrix: np.ndarray, lens: LensSpec, where: str) -> None:
             "stereo pair. One camera is read here: calibrate it alone (wam calibrate intrinsics), or, if its raw "
             "pictures are used, write 0 there."
         )
+    if np.array_equal(matrix[:, :3], lens.matrix):
+        return
     names = ("fx", "fy", "cx", "cy")
     found = dict(zip(names, (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]), strict=True))
     for name, (low, high) in zip(names, _expected(lens), strict=True):
@@ -103,7 +105,7 @@ def check_projection(matrix: np.ndarray, lens: LensSpec, where: str) -> None:
             raise CalibrationError(
                 f"{where} has {name} = {found[name]:g} where this camera matrix and distortion give {low:.6g} to "
                 f"{high:.6g}: one of them is of another image size or another calibration. If the camera matrix is "
-                f"right, write it there; else calibrate again (wam calibrate intrinsics)."
+                f"right, write its numbers there; else calibrate again (wam calibrate intrinsics)."
             )
 
 
@@ -119,5 +121,6 @@ def _expected(lens: LensSpec) -> list[tuple[float, float]]:
         matrices = [lens.matrix, *(matrix for matrix in drawn if np.isfinite(matrix).all())]
     values = np.array([[m[0, 0], m[1, 1], m[0, 2], m[1, 2]] for m in matrices])
     low, high = values.min(axis=0), values.max(axis=0)
-    room = np.array([_FOCAL_ROOM * low[0], _FOCAL_ROOM * low[1], _CENTER_ROOM * size[0], _CENTER_ROOM * size[1]])
+    (fx, fy), (share, side) = lens.focal_px, (_FOCAL_ROOM, _CENTER_ROOM)
+    room = np.array([share * fx, share * fy, side * size[0], side * size[1]])
     return [(float(a - r), float(b + r)) for a, b, r in zip(low, high, room, strict=True)]

@@ -84,7 +84,8 @@ def _judged(views: Sequence[Detection], chosen: RobustFit, other: RobustFit, cou
     """Says what speaks for the other model, and whether that is enough to refuse the chosen one."""
     ours, theirs = _name(chosen.model), _name(other.model)
     fewer = counts["dropped"] - len(_dropped(views, other))
-    excess = np.sqrt(max(_cost(views, chosen, other.sigma) - _cost(views, other, other.sigma), 0) / counts["corners"])
+    sigma = max(chosen.sigma, other.sigma)  # the larger one, or all of a misfit would count as outliers
+    excess = np.sqrt(max(_cost(views, chosen, sigma) - _cost(views, other, sigma), 0) / counts["corners"])
     error = np.sqrt(2) * other.sigma
     shift = np.linalg.norm(chosen.fit.parameters[2:4] - other.fit.parameters[2:4])
     std = max(fit.sigma * np.sqrt(max(np.diag(fit.fit.covariance)[2:4].max(), 0)) for fit in (chosen, other))

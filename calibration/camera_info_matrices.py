@@ -67,7 +67,7 @@ def check_rectification(matrix: np.ndarray, where: str) -> None:
     if np.abs(matrix - np.eye(3)).max() <= _NO_TURN:
         return
     if np.abs(matrix @ matrix.T - np.eye(3)).max() > 1e-3 or np.linalg.det(matrix) < 0:
-        raise CalibrationError(f"{where} is no rotation: it must be [1, 0, 0, 0, 1, 0, 0, 0, 1] for one camera. {_AGAIN}.")
+        raise CalibrationError(f"{where} is no rotation: for one camera it is [1, 0, 0, 0, 1, 0, 0, 0, 1]. {_AGAIN}.")
     degrees = np.degrees(np.arccos(np.clip((np.trace(matrix) - 1) / 2, -1, 1)))
     raise CalibrationError(
         f"{where} turns the camera by {degrees:.2f} degrees: it is of a stereo pair, whose rectified pictures lie "

@@ -1,6 +1,5 @@
 """Why no marker of the described board is seen: a mirrored picture, a negative, or markers of another dictionary."""
 
-from collections import Counter
 from functools import lru_cache
 
 import cv2
@@ -21,8 +20,10 @@ NEGATIVE = (
 )
 _BY_CHANCE = 5  # markers that are read where there is none
 # The largest dictionary of each kind holds the smaller ones
-_KINDS = ("4X4_1000", "5X5_1000", "6X6_1000", "7X7_1000", "APRILTAG_16h5", "APRILTAG_25h9", "APRILTAG_36h10")
-_KINDS += ("APRILTAG_36h11", "ARUCO_MIP_36h12", "ARUCO_ORIGINAL")
+_KINDS: tuple[str, ...] = (
+    *("4X4_1000", "5X5_1000", "6X6_1000", "7X7_1000", "ARUCO_MIP_36h12", "ARUCO_ORIGINAL"),
+    *("APRILTAG_16h5", "APRILTAG_25h9", "APRILTAG_36h10", "APRILTAG_36h11"),
+)
 
 
 def why_unseen(board: Board, picture: np.ndarray, *, seen: int = 0) -> str:
@@ -59,7 +60,10 @@ def sees_markers(detector: cv2.aruco.CharucoDetector, picture: np.ndarray, than:
 
 
 @lru_cache(maxsize=1)
-def _detector() -> cv2.aruco.ArucoDetector:
+def _detector() -> cv2.aruco.ArucoDetector | None:
+    """A detector of all kinds at once, which older OpenCV lacks; trying each would take seconds a picture."""
+    if not hasattr(cv2.aruco.ArucoDetector, "detectMarkersMultiDict"):
+        return None
     return cv2.aruco.ArucoDetector(
         tuple(cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{name}")) for name in _KINDS)
     )
@@ -67,12 +71,15 @@ def _detector() -> cv2.aruco.ArucoDetector:
 
 def _other_dictionary(picture: np.ndarray) -> tuple[str, np.ndarray]:
     """The dictionary of which most markers are read, and their numbers."""
-    _, ids, _, kinds = _detector().detectMarkersMultiDict(np.ascontiguousarray(picture))
+    detector, nothing = _detector(), np.zeros(0, dtype=int)
+    if detector is None:
+        return "", nothing
+    _, ids, _, kinds = detector.detectMarkersMultiDict(np.ascontiguousarray(picture))
     if ids is None or len(ids) == 0:
-        return "", np.zeros(0, dtype=int)
-    kinds = np.ravel(kinds)
-    best = Counter(kinds.tolist()).most_common(1)[0][0]
-    return _KINDS[best], np.ravel(ids)[kinds == best]
+        return "", nothing
+    counts = np.bincount(np.ravel(np.array(kinds, dtype=int)), minlength=len(_KINDS))
+    best = int(counts.argmax())
+    return _KINDS[best], np.ravel(ids)[np.ravel(kinds) == best]
 
 
 def _smallest(name: str, highest: int) -> str:

@@ -6,7 +6,6 @@ joint states at their own rate). Angles are radians, stamps robot time in second
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,13 +18,16 @@ import numpy as np
 from calibration.errors import CalibrationError
 from calibration.timing import JointTrack
 from wam.errors import unknown_name
+from wam.plain_data import is_finite, shortened, shown
 from wam.robot import RobotSpec
+from wam.strict_json import parse_json
 
 __all__ = ["KINDS", "Capture", "Sample", "load_picture", "picture_files", "read_capture", "write_capture"]
 
 FILE = "capture.json"
 FORMAT = 1
 KINDS = ("pictures", "poses", "motion")
+_FIELDS = ("format", "robot", "camera", "kind", "samples", "joint_names", "joint_stamps", "joint_positions")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
@@ -124,11 +126,12 @@ def read_capture(folder: Path, *, kind: str, robot: str = "", camera: str = "") 
         samples = tuple(Sample(image=file.name) for file in picture_files(folder))
         return Capture(folder=folder, robot=robot, camera=camera, kind=kind, samples=samples)
     try:
-        data = json.loads(path.read_text())
-        capture = _parsed(data, folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        capture = _parsed(parse_json(path.read_text(encoding="utf-8")), folder)
+    except (OSError, ValueError) as error:
         raise CalibrationError(
-            f"{path} is no capture file of this version ({type(error).__name__}: {error})."
+            f"{path} is no capture file of this version ({error}). Capture again, or restore it: pictures alone lack "
+            "the "
+            "joints."
         ) from error
     if capture.kind != kind and kind != "pictures":
         raise CalibrationError(
@@ -181,34 +184,75 @@ def _plain(sample: Sample) -> dict[str, Any]:
 
 
 def _parsed(data: Any, folder: Path) -> Capture:
-    if not isinstance(data, dict) or data["format"] != FORMAT or data["kind"] not in KINDS:
+    """Builds a capture from a file's data; a ``ValueError`` names the field that is wrong."""
+    fields = _fields(data, "the file", _FIELDS)
+    if fields["format"] != FORMAT or fields["kind"] not in KINDS:
         raise ValueError(f"format and kind must be {FORMAT} and one of {KINDS}")
+    samples = enumerate(_list(fields["samples"], "samples"))
+    names = tuple(_text(name, "joint_names") for name in _list(fields["joint_names"], "joint_names"))
+    stamps = _numbers(fields["joint_stamps"], "joint_stamps")
+    rows = enumerate(_list(fields["joint_positions"], "joint_positions"))
+    positions = tuple(_numbers(row, f"joint_positions[{i}]", len(names)) for i, row in rows)
+    if len(positions) != len(stamps):
+        raise ValueError(f"joint_positions has {len(positions)} rows but joint_stamps has {len(stamps)}")
     return Capture(
         folder=folder,
-        robot=str(data["robot"]),
-        camera=str(data["camera"]),
-        kind=data["kind"],
-        samples=tuple(_sample(entry) for entry in data["samples"]),
-        joint_names=tuple(map(str, data["joint_names"])),
-        joint_stamps=_numbers(data["joint_stamps"]),
-        joint_positions=tuple(_numbers(row) for row in data["joint_positions"]),
+        robot=_text(fields["robot"], "robot"),
+        camera=_text(fields["camera"], "camera"),
+        kind=fields["kind"],
+        samples=tuple(_sample(entry, f"samples[{i}]") for i, entry in samples),
+        joint_names=names,
+        joint_stamps=stamps,
+        joint_positions=positions,
     )
 
 
-def _sample(entry: Mapping[str, Any]) -> Sample:
-    pose = entry.get("tool_pose")
-    matrix = None if pose is None else np.array(pose, dtype=float)
-    if matrix is not None and (matrix.shape != (4, 4) or not np.isfinite(matrix).all()):
-        raise ValueError("tool_pose must be a finite 4 x 4 matrix")
-    joints = {str(name): value for name, value in zip(entry["joints"], _numbers(entry["joints"].values()), strict=True)}
-    image = str(entry["image"])
+def _sample(entry: Any, where: str) -> Sample:
+    fields = _fields(entry, where, ("image", "stamp", "joints"), optional=("tool_pose",))
+    matrix = None
+    if fields.get("tool_pose") is not None:
+        rows = _list(fields["tool_pose"], f"{where}.tool_pose")
+        matrix = np.array([_numbers(row, f"{where}.tool_pose", 4) for row in rows])
+        if matrix.shape != (4, 4):
+            raise ValueError(f"{where}.tool_pose must be a 4 x 4 matrix")
+    joints = fields["joints"]
+    if not isinstance(joints, dict):
+        raise ValueError(f"{where}.joints is {shown(joints)} but must map joint names to angles")
+    image = _text(fields["image"], f"{where}.image")
     if Path(image).name != image:
-        raise ValueError(f"picture '{image}' must lie in the folder itself")
-    return Sample(image=image, stamp=_numbers([entry["stamp"]])[0], joints=joints, tool_pose=matrix)
+        raise ValueError(f"{where}: picture '{image}' must lie in the folder itself")
+    angles = _numbers(list(joints.values()), f"{where}.joints")
+    stamp = _numbers([fields["stamp"]], f"{where}.stamp")[0]
+    return Sample(image=image, stamp=stamp, joints=dict(zip(joints, angles, strict=True)), tool_pose=matrix)
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    numbers = tuple(float(value) for value in values)
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("every number must be finite")
-    return numbers
+def _fields(data: Any, where: str, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} is {shown(data)} but must be an object of fields")
+    missing = [name for name in names if name not in data]
+    unknown = [key for key in data if key not in (*names, *optional)]
+    if missing or unknown:
+        what = " and ".join([*(f"lacks {name}" for name in missing), *(f"has unknown field {key}" for key in unknown)])
+        raise ValueError(f"{where} {shortened(what)}")
+    return data
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {shown(value)} but must be a list")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{where} is {shown(value)} but must be a text")
+    return value
+
+
+def _numbers(values: Any, where: str, count: int | None = None) -> tuple[float, ...]:
+    for value in _list(values, where):
+        if not is_finite(value):
+            raise ValueError(f"{where} holds {shown(value)} but must hold finite numbers")
+    if count is not None and len(values) != count:
+        raise ValueError(f"{where} holds {len(values)} numbers but must hold {count}")
+    return tuple(map(float, values))

@@ -18,7 +18,7 @@ from calibration.intrinsics import IntrinsicsResult, calibrate_intrinsics
 from calibration.live_capture import capture_live
 from calibration.report import intrinsics_sections, write_page
 from calibration.results import camera_of, read_robot, store_camera, write_json
-from calibration.sources import Camera, is_live
+from calibration.sources import Camera, is_film, is_live
 from wam.robot import RobotSpec
 
 __all__ = ["IntrinsicsConfig", "calibrate_source", "main"]
@@ -30,7 +30,9 @@ class IntrinsicsConfig:
 
     source: str  # folder of pictures, a film, or a live camera: its number, device or stream address
     board: str = DEFAULT_BOARD  # the board in the pictures, as `wam calibrate board` prints it
-    model: str = "pinhole"  # kind of lens: pinhole, rational (wide, strong distortion) or fisheye (over 120 degrees)
+    # kind of lens: pinhole, rational (wide, strong distortion) or fisheye (over 120 degrees); one that does not suit is
+    # refused, and the one that does is named
+    model: str = "pinhole"
     robot: str = ""  # robot name or file that gets the result; none: only the files in --out are written
     camera: str = "camera"  # name of the camera; with --robot one of the robot's cameras
     out: Path | None = None  # folder for the report, camera_info and live pictures; default: runs/calibration/<camera>
@@ -54,6 +56,8 @@ def main(argv: list[str]) -> int:
     console.print(summary_table(result))
     for advice in result.coverage.advice():
         print(f"to do better: {advice}")
+    if result.comparison.note:
+        print(f"to do better: {result.comparison.note}")
     folder = config.folder
     write_camera_info(result.lens, config.camera, folder / f"{config.camera}.yaml")
     write_page(folder / "intrinsics.html", f"Lens of camera '{config.camera}'", intrinsics_sections(result, pictures))
@@ -80,7 +84,8 @@ def calibrate_source(
         spec = next((entry for entry in robot.cameras if entry.name == config.camera), None) if robot else None
         size = None if spec is None else (spec.width_px, spec.height_px)
         with Camera(config.source, size_px=size) as camera:
-            capture_live(board, camera.frames(), pictures, seconds=config.seconds, console=console)
+            film = is_film(config.source)
+            capture_live(board, camera.frames(), pictures, seconds=config.seconds, film=film, console=console)
     detections = find_boards(board, pictures, console)
     return pictures, calibrate_intrinsics(board, detections, config.model, max_views=config.max_views)
 
@@ -104,7 +109,7 @@ def summary_table(result: IntrinsicsResult) -> Table:
     table.add_row("reprojection error (px)", f"{result.rms_px:.3f}", "")
     table.add_row("leave-out error (px)", f"{result.leave_out_px:.3f}", "")
     table.add_row("views used, not used", f"{len(result.views)}, {len(result.rejected)}", "")
-    table.add_row("bad corners left out", str(result.bad_corners), "")
+    table.add_row("corners left out", result.comparison.where, "")
     return table
 
 
@@ -119,6 +124,7 @@ def result_data(result: IntrinsicsResult, config: IntrinsicsConfig) -> dict[str,
         "leave_out_px": result.leave_out_px,
         "noise_px": result.noise_px,
         "bad_corners": result.bad_corners,
+        "lens_models": asdict(result.comparison),
         "coverage": {name: list(span) for name, span in result.coverage.spans.items()},
         "views": [
             {"picture": view.detection.source, "corners": len(view.detection), "rms_px": round(view.rms_px, 4)}

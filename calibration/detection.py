@@ -14,6 +14,7 @@ import numpy as np
 from calibration.boards import Board
 from calibration.errors import CalibrationError
 from calibration.layout import layout_problem
+from calibration.unseen_markers import why_unseen
 
 __all__ = ["Detection", "check_detections", "detect", "good_detections", "gray"]
 
@@ -104,14 +105,11 @@ def _find_charuco(board: Board, picture: np.ndarray, thorough: bool) -> tuple[np
     detector = cv2.aruco.CharucoDetector(board.charuco)
     corners, ids, marker_corners, marker_ids = detector.detectBoard(picture)
     if marker_ids is None or len(marker_ids) == 0:
-        mirrored = thorough and _sees_markers(detector, picture[:, ::-1])
-        return *_nothing(), _MIRRORED if mirrored else "no marker of the board is visible"
+        return *_nothing(), (why_unseen(board, picture) if thorough else "") or "no marker of the board is visible"
     markers = np.array(marker_corners, dtype=float).reshape(-1, 4, 2)
     problem = layout_problem(board, np.array(marker_ids).ravel(), markers)
     if problem:
-        if thorough and _sees_markers(detector, picture[:, ::-1], than=len(markers)):
-            problem = _MIRRORED
-        return *_nothing(), problem
+        return *_nothing(), (why_unseen(board, picture, seen=len(markers)) if thorough else "") or problem
     if ids is None or len(ids) == 0:
         return *_nothing(), _without_corners(board, picture, len(markers)) if thorough else _NO_CORNERS
     found = np.array(ids).ravel()
@@ -123,21 +121,12 @@ def _find_charuco(board: Board, picture: np.ndarray, thorough: bool) -> tuple[np
 
 
 _NO_CORNERS = "markers are visible but no corner between them"
-_MIRRORED = (
-    "the board is mirrored: its markers can be read only in the flipped picture. Turn off mirroring in the camera's "
-    "driver, or print the board again without it"
-)
-
-
-def _sees_markers(detector: cv2.aruco.CharucoDetector, flipped: np.ndarray, than: int = 0) -> bool:
-    """Many more markers than were read the right way round; a few are read by chance."""
-    ids = detector.detectBoard(np.ascontiguousarray(flipped))[3]
-    return ids is not None and len(ids) > max(5, 2 * than)
 
 
 def _without_corners(board: Board, picture: np.ndarray, markers: int) -> str:
-    if _sees_markers(cv2.aruco.CharucoDetector(board.charuco), picture[:, ::-1], than=markers):
-        return _MIRRORED
+    reason = why_unseen(board, picture, seen=markers)
+    if reason:
+        return reason
     other = replace(board, legacy=not board.legacy)
     ids = cv2.aruco.CharucoDetector(other.charuco).detectBoard(picture)[1]
     if ids is not None and len(ids) >= MIN_CORNERS:

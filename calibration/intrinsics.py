@@ -1,35 +1,31 @@
 """Lens calibration from views of a board: robust, with errors that say how far to trust it.
 
-Corners that disagree are found with a Cauchy weighting, whose scale follows the corners that agree, and then left out
-for good; the rest is a plain least-squares fit, so clean data give what OpenCV's ``calibrateCamera`` gives. Views that
-stay bad are left out as a whole. The leave-out error calibrates without a fifth of the views and predicts it.
+The fit is that of ``calibration.robust_fit``. A lens model that leaves out what another one explains is refused,
+however small the error of the corners that are left. The leave-out error calibrates without a fifth of the views and
+predicts it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
-from calibration.board_views import only, plausible_corners
+from calibration.board_views import only
 from calibration.boards import Board
-from calibration.bundle import Adjustment, adjust, board_pose, board_poses
+from calibration.bundle import adjust
 from calibration.detection import Detection, check_detections
 from calibration.errors import CalibrationError
+from calibration.lens_comparison import LENS_MODELS, LensComparison, compare_lens_models
+from calibration.robust_fit import MIN_VIEWS, RobustFit, rms, robust_fit
 from calibration.view_selection import Coverage, coverage, select_views
-from wam.calibration_spec import DISTORTION_LENGTHS, LensSpec
+from wam.calibration_spec import LensSpec
 from wam.errors import unknown_name
-from wam.lens import FISHEYE, lens_from_parameters
+from wam.lens import lens_from_parameters
 
-__all__ = ["LENS_MODELS", "IntrinsicsResult", "ViewResult", "calibrate_intrinsics", "robust_sigma"]
+__all__ = ["IntrinsicsResult", "ViewResult", "calibrate_intrinsics"]
 
-LENS_MODELS = {"pinhole": "plumb_bob", "rational": "rational_polynomial", "fisheye": FISHEYE}  # command line -> ROS
-MIN_VIEWS = 6  # three fix the equations; six leave something to judge them by
-_REJECT = 4.75  # sigmas beyond which a corner is a bad detection: 1 in 80 000 good ones
-_BAD_VIEW = 3.0  # times the median error of the views
 _FOLDS = 5
 _MAX_FOCAL_STD = 0.01  # relative: beyond it the views do not fix the focal length
-_RAYLEIGH_MEDIAN = 1.1774  # median distance over sigma of a two-dimensional Gaussian
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +40,7 @@ class ViewResult:
     @property
     def rms_px(self) -> float:
         """Root mean square reprojection error of the corners that took part [px]."""
-        return _rms(self.residuals[self.inlier])
+        return rms(self.residuals[self.inlier])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +57,7 @@ class IntrinsicsResult:
     rejected: tuple[tuple[str, str], ...]  # picture and why it was not used
     bad_corners: int  # corners left out in the views that were used
     coverage: Coverage
+    comparison: LensComparison  # with the other lens models, and what this one left out
 
 
 def calibrate_intrinsics(
@@ -75,7 +72,8 @@ def calibrate_intrinsics(
         max_views: Upper bound on the views that are used.
 
     Raises:
-        CalibrationError: Unknown model, too few views, pictures of several sizes, or views that do not fix the lens.
+        CalibrationError: Unknown model, too few views, pictures of several sizes, a model that does not suit the lens,
+            or views that do not fix it.
     """
     if model not in LENS_MODELS:
         raise CalibrationError(unknown_name("lens model", model, LENS_MODELS))
@@ -89,21 +87,28 @@ def calibrate_intrinsics(
             f"only {len(views)} different sharp views of the board are left of {len(detections)} pictures; {MIN_VIEWS} "
             f"are needed, 20 to 40 are good: move and tilt the board between pictures, and hold it still."
         )
-    ros_model = LENS_MODELS[model]
-    fit, inliers, views, bad = _robust_fit(board, views, ros_model)
-    rejected += bad
-    sigma = _sigma(fit, inliers)
+    found = robust_fit(board, views, LENS_MODELS[model])
+    comparison = compare_lens_models(board, views, found)
+    if comparison.misfit:
+        raise CalibrationError(comparison.misfit)
+    return _result(board, found, comparison, [*rejected, *found.rejected])
+
+
+def _result(
+    board: Board, found: RobustFit, comparison: LensComparison, rejected: Sequence[tuple[str, str]]
+) -> IntrinsicsResult:
+    fit, views, inliers, sigma = found.fit, found.views, found.inliers, found.sigma
     std = sigma * np.sqrt(np.maximum(np.diag(fit.covariance), 0))
     spread = coverage(board, views)
     _check_focal(fit.parameters, std, spread)
-    rms = _rms(np.concatenate([residual[mask] for residual, mask in zip(fit.residuals, inliers, strict=True)]))
-    lens = lens_from_parameters(ros_model, fit.parameters, views[0].size_px)
+    error = rms(found.residuals)
+    lens = lens_from_parameters(found.model, fit.parameters, views[0].size_px)
     return IntrinsicsResult(
-        lens=replace(lens, rms_px=round(rms, 4)),
+        lens=replace(lens, rms_px=round(error, 4)),
         std=std,
         covariance=sigma**2 * fit.covariance,
-        rms_px=rms,
-        leave_out_px=_leave_out(board, views, ros_model, fit, inliers),
+        rms_px=error,
+        leave_out_px=_leave_out(board, found),
         noise_px=sigma,
         views=tuple(
             ViewResult(detection=view, pose=pose, residuals=residual, inlier=mask)
@@ -112,120 +117,12 @@ def calibrate_intrinsics(
         rejected=tuple(rejected),
         bad_corners=int(sum((~mask).sum() for mask in inliers)),
         coverage=spread,
+        comparison=comparison,
     )
 
 
-def robust_sigma(distances: np.ndarray) -> float:
-    """Sigma of a two-dimensional Gaussian from the median of distances, which bad ones hardly move."""
-    return float(np.median(distances)) / _RAYLEIGH_MEDIAN
-
-
-def _robust_fit(
-    board: Board, views: list[Detection], model: str
-) -> tuple[Adjustment, list[np.ndarray], list[Detection], list[tuple[str, str]]]:
-    """Fit, inliers of each view, the views that stayed, and those that did not with the reason."""
-    plausible = [plausible_corners(board, view) for view in views]
-    fit = _reweighted(board, views, model, _start(board, views, plausible, model))
-    fit = _reweighted(board, views, model, _posed_again(board, views, plausible, model, fit))
-    rejected: list[tuple[str, str]] = []
-    while True:
-        fit, inliers = _without_outliers(board, views, model, fit)
-        kept = list(zip(fit.residuals, inliers, strict=True))
-        errors = np.array([_rms(residual[mask]) if mask.sum() >= 4 else np.inf for residual, mask in kept])
-        few = np.array([mask.mean() < 0.5 for mask in inliers])
-        bad = (errors > _BAD_VIEW * np.median(errors)) | few
-        if not bad.any() or (~bad).sum() < MIN_VIEWS:
-            return fit, inliers, views, rejected
-        for index in np.flatnonzero(bad):
-            reason = "most of its corners disagree with the other views" if few[index] else "its corners fit badly"
-            rejected.append((views[index].source, reason))
-        keep = np.flatnonzero(~bad)
-        views = [views[i] for i in keep]
-        fit = replace(fit, poses=fit.poses[keep], residuals=tuple(fit.residuals[i] for i in keep))
-        fit = _reweighted(board, views, model, fit)
-
-
-def _posed_again(
-    board: Board, views: Sequence[Detection], plausible: Sequence[np.ndarray], model: str, fit: Adjustment
-) -> Adjustment:
-    """Views that fit badly get a new pose with the lens found so far: the first may have been the mirror solution."""
-    poses = fit.poses.copy()
-    lens = lens_from_parameters(model, fit.parameters, views[0].size_px)
-    medians = [float(np.median(np.linalg.norm(residual, axis=1))) for residual in fit.residuals]
-    for index in np.flatnonzero(np.array(medians) > 1.5 * np.median(medians)):
-        candidates = board_pose(board, only(views[index], plausible[index]), lens)[:2]
-        fits = [adjust(board, [views[index]], model, fit.parameters, pose[None], steps=0) for pose in candidates]
-        errors = [float(np.median(np.linalg.norm(trial.residuals[0], axis=1))) for trial in fits]
-        if min(errors) < medians[index]:
-            poses[index] = candidates[int(np.argmin(errors))]
-    return adjust(board, views, model, fit.parameters, poses, steps=0)
-
-
-def _start(board: Board, views: Sequence[Detection], inliers: Sequence[np.ndarray], model: str) -> Adjustment:
-    """A first fit to the plausible corners."""
-    plausible = [only(view, mask) for view, mask in zip(views, inliers, strict=True)]
-    size = views[0].size_px
-    best: Adjustment | None = None
-    for guess in _first_lenses(board, plausible, model):
-        lens = lens_from_parameters(model, guess, size)
-        try:
-            fit = adjust(board, plausible, model, guess, board_poses(board, plausible, lens), steps=30)
-        except cv2.error:  # a guess so wrong that no pose exists
-            continue
-        if best is None or _cost(fit) < _cost(best):
-            best = fit
-    if best is None or not np.isfinite(_cost(best)):
-        raise CalibrationError(
-            "no lens explains these pictures: check that they show the board that was described, that it is flat, and "
-            "that the lens model suits the camera."
-        )
-    weights = [np.ones(len(view)) for view in views]
-    return adjust(board, views, model, best.parameters, best.poses, weights, steps=0)
-
-
-def _first_lenses(board: Board, views: Sequence[Detection], model: str) -> list[np.ndarray]:
-    width, height = views[0].size_px
-    rest = np.zeros(DISTORTION_LENGTHS[model])
-    center = [(width - 1) / 2, (height - 1) / 2]
-    if model == FISHEYE:
-        # Half the picture's width lies at focal * angle: fields of view from 80 to 200 degrees across.
-        focals = [width / np.radians(angle) for angle in (80, 120, 160, 200)]
-        return [np.array([focal, focal, *center, *rest]) for focal in focals]
-    points = [board.points[view.ids].astype(np.float32) for view in views]
-    pixels = [view.pixels.astype(np.float32) for view in views]
-    matrix = cv2.initCameraMatrix2D(points, pixels, (width, height))
-    guesses = [float(matrix[0, 0])] if np.isfinite(matrix).all() and 0.2 * width < matrix[0, 0] < 10 * width else []
-    return [np.array([focal, focal, *center, *rest]) for focal in [*guesses, 0.8 * width, 1.5 * width]]
-
-
-def _reweighted(board: Board, views: Sequence[Detection], model: str, fit: Adjustment) -> Adjustment:
-    for _ in range(6):
-        distances = [np.linalg.norm(residual, axis=1) for residual in fit.residuals]
-        scale = 2.5 * max(robust_sigma(np.concatenate(distances)), 1e-3)
-        weights = [1 / (1 + (distance / scale) ** 2) for distance in distances]
-        fit = adjust(board, views, model, fit.parameters, fit.poses, weights, steps=8)
-    return fit
-
-
-def _without_outliers(
-    board: Board, views: Sequence[Detection], model: str, fit: Adjustment
-) -> tuple[Adjustment, list[np.ndarray]]:
-    masks = [np.ones(len(view), dtype=bool) for view in views]
-    for _ in range(8):
-        distances = [np.linalg.norm(residual, axis=1) for residual in fit.residuals]
-        bound = _REJECT * max(robust_sigma(np.concatenate(distances)), 1e-3)
-        found = [distance < bound for distance in distances]
-        same = all(np.array_equal(a, b) for a, b in zip(found, masks, strict=True))
-        masks = found
-        fit = adjust(board, views, model, fit.parameters, fit.poses, [mask.astype(float) for mask in masks])
-        if same:
-            break
-    return fit, masks
-
-
-def _leave_out(
-    board: Board, views: Sequence[Detection], model: str, fit: Adjustment, inliers: Sequence[np.ndarray]
-) -> float:
+def _leave_out(board: Board, found: RobustFit) -> float:
+    fit, views, inliers, model = found.fit, found.views, found.inliers, found.model
     errors = []
     order = np.arange(len(views))
     for fold in range(min(_FOLDS, len(views) - MIN_VIEWS + 1)):
@@ -245,7 +142,7 @@ def _leave_out(
         held = [only(views[i], inliers[i]) for i in out]
         seen = adjust(board, held, model, part.parameters, fit.poses[out], steps=10, fixed_lens=True)
         errors += list(seen.residuals)
-    return _rms(np.concatenate(errors)) if errors else float("nan")
+    return rms(np.concatenate(errors)) if errors else float("nan")
 
 
 def _check_focal(parameters: np.ndarray, std: np.ndarray, spread: Coverage) -> None:
@@ -256,17 +153,3 @@ def _check_focal(parameters: np.ndarray, std: np.ndarray, spread: Coverage) -> N
             f"these views do not fix the focal length ({parameters[0]:.1f} px, uncertain by {100 * relative:.1f} %; "
             f"at most {100 * _MAX_FOCAL_STD:g} % is accepted): {advice}."
         )
-
-
-def _sigma(fit: Adjustment, inliers: Sequence[np.ndarray]) -> float:
-    used = np.concatenate([residual[mask] for residual, mask in zip(fit.residuals, inliers, strict=True)])
-    freedom = max(used.size - len(fit.parameters) - 6 * len(inliers), 1)
-    return float(np.sqrt((used**2).sum() / freedom))
-
-
-def _cost(fit: Adjustment) -> float:
-    return float(sum((residual**2).sum() for residual in fit.residuals))
-
-
-def _rms(residuals: np.ndarray) -> float:
-    return float(np.sqrt((residuals**2).sum(axis=1).mean())) if len(residuals) else float("nan")

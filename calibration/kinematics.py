@@ -1,13 +1,12 @@
 """Forward kinematics of the robot file's MJCF or URDF through MuJoCo: joint positions to the tool's pose.
 
-MuJoCo reads both formats; the meshes of a URDF are not needed and are left out. MuJoCo itself is imported when a model
-is opened, so a robot without it can still run what needs no kinematics.
+MuJoCo reads both formats; meshes and inertia are not needed (``calibration.model_files``). MuJoCo itself is imported
+when a model is opened, so a robot without it can still run what needs no kinematics.
 
 Shape legend: N poses, J joints in the order of the robot file, gripper left out.
 """
 
 import importlib.util
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ import numpy as np
 
 from calibration.engine import import_mujoco
 from calibration.errors import CalibrationError
+from calibration.model_files import load_model
 from wam.calibration_spec import KinematicsSpec
 from wam.errors import unknown_name
 from wam.robot import RobotSpec
 
-__all__ = ["ForwardKinematics", "find_model", "load_model", "open_kinematics"]
+__all__ = ["ForwardKinematics", "find_model", "open_kinematics"]
 
 
 class ForwardKinematics:
@@ -176,30 +176,3 @@ def open_kinematics(robot: RobotSpec, robot_path: Path | None = None) -> Forward
         base=robot.kinematics.base,
         tool=robot.kinematics.tool,
     )
-
-
-def load_model(path: Path) -> Any:
-    """Compiles an MJCF or URDF; meshes of a URDF are left out, because poses do not need them.
-
-    Raises:
-        CalibrationError: MuJoCo cannot read the file.
-    """
-    mujoco = import_mujoco()
-    try:
-        text = path.read_text()
-        if "<robot" in text:
-            return mujoco.MjModel.from_xml_string(_without_meshes(text))
-        return mujoco.MjModel.from_xml_path(str(path))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise CalibrationError(f"kinematic model {path} cannot be read by MuJoCo: {error}") from error
-
-
-def _without_meshes(urdf: str) -> str:
-    # Mesh paths of a URDF are usually package:// addresses, which only ROS resolves. MuJoCo gives a body without
-    # geometry no mass and then refuses to compile, so it is told to make do.
-    bare = re.sub(r"<(visual|collision)\b.*?</\1>|<(visual|collision)\b[^>]*/>", "", urdf, flags=re.DOTALL)
-    compiler = (
-        '<mujoco><compiler balanceinertia="true" boundmass="1e-3" boundinertia="1e-6" fusestatic="false"/></mujoco>'
-    )
-    bare = re.sub(r"<mujoco>.*?</mujoco>", "", bare, flags=re.DOTALL)
-    return re.sub(r"(<robot\b[^>]*>)", lambda found: found[1] + compiler, bare, count=1)

@@ -4,8 +4,9 @@ A picture is kept when the board is found in it, it is sharp, it stands still, a
 terminal shows coverage and what to do next; the same as a picture is written beside them for a screen near the camera.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -18,13 +19,16 @@ from rich.table import Table
 from calibration.boards import Board
 from calibration.detection import Detection, detect
 from calibration.drawings import coverage_picture
-from calibration.intrinsics import MIN_VIEWS
+from calibration.errors import CalibrationError
+from calibration.robust_fit import MIN_VIEWS
 from calibration.view_selection import Coverage, blurred, coverage, select_views
 
 __all__ = ["ENOUGH_VIEWS", "LiveCapture", "capture_live", "coverage_panel"]
 
 ENOUGH_VIEWS = 25
-_STILL_PX = 1.5  # per 640 px of width: how far the board may move between two pictures
+_STILL_PX = 1.5  # per 640 px of width: how far the board may move in a 30th of a second
+_USUAL_RATE_HZ = 30.0
+_SELDOM_S = 1 / 15  # pictures further apart do not tell whether the board stood still in one; sharpness does
 _COVERAGE_PICTURE = "coverage.png"
 
 
@@ -34,7 +38,9 @@ class LiveCapture:
 
     board: Board
     folder: Path
+    film: bool = False  # nobody can be asked to hold the board still
     views: tuple[Detection, ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)  # why pictures were not kept -> how many
 
     @property
     def coverage(self) -> Coverage:
@@ -46,12 +52,15 @@ class LiveCapture:
         """There are enough views and they cover what they should."""
         return len(self.views) >= ENOUGH_VIEWS and not self.coverage.advice()
 
-    def offered(self, image: np.ndarray, before: Detection | None) -> tuple["LiveCapture", Detection, str]:
+    def offered(
+        self, image: np.ndarray, before: Detection | None, seconds: float = 1 / _USUAL_RATE_HZ
+    ) -> tuple["LiveCapture", Detection, str]:
         """Looks at one picture.
 
         Args:
             image: (height, width, 3) rgb_hwc_u8.
             before: What the picture before it showed.
+            seconds: Since that picture [s]; in a film of few pictures a second the board may move further.
 
         Returns:
             The capture, with this picture when it is worth keeping; what it shows; and why it was not kept or "kept".
@@ -60,7 +69,8 @@ class LiveCapture:
         view = detect(self.board, image, name, thorough=False)
         if view.problem:
             return self, view, view.problem
-        if before is None or before.problem or not _still(before, view):
+        seldom = self.film and seconds > _SELDOM_S
+        if not seldom and (before is None or before.problem or not _still(before, view, seconds)):
             return self, view, "hold the board still"
         if len(self.views) in blurred([*self.views, view]):
             return self, view, "blurred: more light, or hold the board stiller"
@@ -68,8 +78,17 @@ class LiveCapture:
             return self, view, "like a picture that is there already: move or tilt the board"
         self.folder.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(self.folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        kept = LiveCapture(board=self.board, folder=self.folder, views=(*self.views, view))
-        return kept, view, "kept"
+        return replace(self, views=(*self.views, view)), view, "kept"
+
+    def nothing(self) -> str:
+        """Says why no picture was kept."""
+        common = sorted(self.reasons.items(), key=lambda entry: -entry[1])[:3]
+        listing = "; ".join(f"{count} x {reason}" for reason, count in common) or "there was no picture"
+        return (
+            f"no picture of the board {self.board} was kept: {listing}. Hold the board still for a moment in every "
+            "place "
+            "and tilt, well lit, and check that it is the board that was described."
+        )
 
 
 def capture_live(
@@ -78,6 +97,7 @@ def capture_live(
     folder: Path,
     *,
     seconds: float,
+    film: bool = False,
     console: Console | None = None,
     on_kept: Callable[[LiveCapture], None] = lambda _: None,
 ) -> LiveCapture:
@@ -88,16 +108,23 @@ def capture_live(
         frames: Time [s] and picture, endless.
         folder: Where kept pictures and the coverage picture go.
         seconds: Upper bound on the time [s].
+        film: It is a recorded film: of few pictures a second, every sharp one is good.
         console: Where to show progress.
         on_kept: Told of each kept picture.
+
+    Raises:
+        CalibrationError: Not one picture was worth keeping.
     """
-    capture, before, begin = LiveCapture(board=board, folder=folder), None, None
+    capture, before, begin, last = LiveCapture(board=board, folder=folder, film=film), None, None, None
+    reasons: Counter[str] = Counter()
     with Live(console=console or Console(), refresh_per_second=8, transient=False) as live:
         try:
             for now, image in frames:
                 begin = now if begin is None else begin
                 count = len(capture.views)
-                capture, before, said = capture.offered(image, before)
+                capture, before, said = capture.offered(image, before, 0.0 if last is None else now - last)
+                last = now
+                reasons[said] += 1
                 if len(capture.views) > count:
                     picture = coverage_picture(capture.views, capture.coverage)
                     cv2.imwrite(str(folder / _COVERAGE_PICTURE), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -108,6 +135,9 @@ def capture_live(
         except KeyboardInterrupt:
             if len(capture.views) < MIN_VIEWS:
                 raise
+    capture = replace(capture, reasons=reasons)
+    if not capture.views:
+        raise CalibrationError(capture.nothing())
     (folder / _COVERAGE_PICTURE).unlink(missing_ok=True)  # it is no picture of the board
     return capture
 
@@ -125,9 +155,10 @@ def coverage_panel(spread: Coverage, count: int, said: str) -> Panel:
     return Panel(table, title="coverage", expand=False)
 
 
-def _still(before: Detection, now: Detection) -> bool:
+def _still(before: Detection, now: Detection, seconds: float) -> bool:
     common, first, second = np.intersect1d(before.ids, now.ids, return_indices=True)
     if len(common) < 4:
         return False
     moved = np.linalg.norm(before.pixels[first] - now.pixels[second], axis=1)
-    return float(np.median(moved)) < _STILL_PX * now.size_px[0] / 640
+    pictures = max(1.0, seconds * _USUAL_RATE_HZ)
+    return float(np.median(moved)) < pictures * _STILL_PX * now.size_px[0] / 640

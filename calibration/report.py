@@ -87,10 +87,10 @@ def intrinsics_sections(result: IntrinsicsResult, folder: Path | None = None) ->
         ["reprojection error, views left out (leave-out error)", f"{result.leave_out_px:.3f} px"],
         ["noise of one corner coordinate", f"{result.noise_px:.3f} px"],
         ["views used / not used", f"{len(result.views)} / {len(result.rejected)}"],
-        ["corners left out as bad", str(result.bad_corners)],
+        ["corners left out as bad", result.comparison.where],
         ["uncertainty of a ray's pixel, median / largest", f"{median:.2f} / {largest:.2f} px"],
     ]
-    advice = result.coverage.advice()
+    advice = result.coverage.advice() + ([result.comparison.note] if result.comparison.note else [])
     sections = [
         Section(
             title=f"Lens ({lens.model}, {lens.width_px} x {lens.height_px} px)",

@@ -15,7 +15,8 @@ import yaml
 
 from calibration.errors import CalibrationError
 from wam.calibration_spec import RobotCalibration
-from wam.robot import ROBOT_DIR_VARIABLE, load_robot
+from wam.errors import RobotSpecError
+from wam.robot import ROBOT_DIR_VARIABLE, RobotSpec, load_robot
 
 __all__ = ["calibration_text", "store_calibration", "with_note"]
 
@@ -48,9 +49,7 @@ def store_calibration(path: Path, calibration: RobotCalibration, *, rehearse: bo
         draft.mkdir(exist_ok=True)  # a robot file must be called like its robot, so the draft needs its own folder
         trial = draft / path.name
         trial.write_text(new)
-        after = load_robot(trial)
-        same_rest = dataclasses.replace(after, calibration=None) == dataclasses.replace(before, calibration=None)
-        if not same_rest or after.calibration != calibration or hidden:
+        if hidden or not _reads_back(trial, dataclasses.replace(before, calibration=calibration)):
             raise CalibrationError(
                 f"robot file {path} has a layout in which its section 'calibration' cannot be replaced safely: put the "
                 f"following into it by hand.\n{calibration_text(calibration)}"
@@ -82,6 +81,13 @@ def with_note(calibration: RobotCalibration | None, note: str) -> RobotCalibrati
     now = datetime.datetime.now().astimezone().replace(microsecond=0).isoformat()
     base = calibration or RobotCalibration()
     return dataclasses.replace(base, date=now, notes=(*base.notes, f"{now} {note}")[-_NOTES:])
+
+
+def _reads_back(path: Path, wanted: RobotSpec) -> bool:
+    try:
+        return load_robot(path) == wanted
+    except RobotSpecError:  # two sections of one name, for example
+        return False
 
 
 def _replaced(text: str, section: str) -> str:

@@ -5,7 +5,6 @@ the same, everything that is wrong in one message. Limits are those of an STS321
 eleven bits (``lerobot.motors.feetech.tables``), its encoder counts 4096 ticks a turn, and its bus has 253 numbers.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from calibration.errors import CalibrationError
 from wam.calibration_spec import ServoCalibration
 from wam.errors import unknown_name
+from wam.plain_data import shown
+from wam.strict_json import parse_json
 
 __all__ = ["LEROBOT_FIELDS", "MAX_OFFSET", "MAX_TICK", "check_servos", "read_servo_file"]
 
@@ -63,7 +64,7 @@ def read_servo_file(path: Path, motors: Sequence[str] | None = None) -> dict[str
         CalibrationError: Missing, not such a file, or as for ``check_servos``.
     """
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CalibrationError(
             f"LeRobot calibration {path} cannot be read ({error}). LeRobot keeps it in its cache folder under "
@@ -99,7 +100,7 @@ def _same_ids(entries: Mapping[str, Any]) -> list[str]:
 def _entry(entry: Any) -> list[str]:
     """What is wrong with one motor's fields."""
     if not isinstance(entry, Mapping):
-        return [f"it is {entry!r} but must have the fields {', '.join(LEROBOT_FIELDS)}"]
+        return [f"it is {shown(entry)} but must have the fields {', '.join(LEROBOT_FIELDS)}"]
     missing = [field for field in LEROBOT_FIELDS if field not in entry]
     problems = [f"{', '.join(missing)} is missing"] if missing else []
     for field, value in entry.items():
@@ -108,7 +109,7 @@ def _entry(entry: Any) -> list[str]:
             continue
         low, high = LIMITS[field]
         if not isinstance(value, int) or isinstance(value, bool):
-            problems.append(f"{field} is {value!r} but must be a whole number")
+            problems.append(f"{field} is {shown(value)} but must be a whole number")
         elif not low <= value <= high:
             problems.append(f"{field} is {value}, and a servo holds {low} to {high}")
     if not problems and entry["range_min"] >= entry["range_max"]:

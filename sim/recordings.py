@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sim.mcap_records import damaged, whole_records
 from wam.errors import DatasetError, RobotSpecError
 from wam.robot import RobotSpec
+from wam.strict_yaml import parse_yaml
 
 __all__ = ["PARTIAL_SUFFIX", "RecordedMessage", "Recording", "RecordingHeader", "read_header"]
 
@@ -134,9 +133,9 @@ def _header(path: Path, data: Mapping[str, str]) -> RecordingHeader:
             "convert it with the version that wrote it."
         )
     try:
-        robot = RobotSpec.from_dict(yaml.safe_load(data["robot"]), source=f"robot in {path}")
+        robot = RobotSpec.from_dict(parse_yaml(data["robot"]), source=f"robot in {path}")
         roles = {str(topic): str(role) for role, topic in json.loads(data["topics"]).items()}
-    except (KeyError, ValueError, TypeError, AttributeError, yaml.YAMLError, RobotSpecError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RobotSpecError) as error:
         raise DatasetError(f"{path} says nothing usable about its robot or topics ({error}): leave it out.") from error
     return RecordingHeader(
         path=path,

@@ -27,6 +27,7 @@ TORCH_FREE = {
     "wam",
     "wam.calibration_spec",
     "wam.lens",
+    *("wam.lens_checks", "wam.plain_data", "wam.strict_yaml"),
     "wam.limits",
     "wam.dataset_meta",
     *(f"wam.{name}" for name in ("cli", "config", "doctor", "doctor_probes", "doctor_ros", "errors", "manifest")),

@@ -195,3 +195,20 @@ def test_pictures_of_several_sizes_and_too_few_are_refused() -> None:
     blank = detect(board, np.full((480, 640), 90, np.uint8))
     with pytest.raises(CalibrationError, match="found in 1 of 3 pictures but 6 are needed: 2 x no marker"):
         check_detections(board, [view, blank, blank], needed=6)
+
+
+@pytest.mark.parametrize("there", ["5X5_100", "APRILTAG_36h11"])
+def test_markers_of_another_dictionary_are_named(there: str) -> None:
+    board, wanted = parse_board(f"charuco-7x5-24mm-18mm-{there}"), parse_board("charuco-7x5-24mm-18mm-4X4_50")
+    image = photograph(board, straight_lens(), facing(board, 0.25, (0.2, 0.1, 0.0)))
+    name = "5X5_50" if there.startswith("5") else there  # the smallest that holds the markers
+    problem = detect(wanted, image).problem
+    assert f"markers of dictionary {name} are visible, but none of 4X4_50" in problem
+    assert not detect(parse_board(f"charuco-7x5-24mm-18mm-{name}"), image).problem
+
+
+def test_a_negative_is_named() -> None:
+    board = parse_board("charuco-7x5-24mm-18mm-4X4_50")
+    image = photograph(board, straight_lens(), facing(board, 0.25, (0.2, 0.1, 0.0)))
+    assert detect(board, 255 - image).problem.startswith("black and white are exchanged")
+    assert detect(board, np.full_like(image, 90)).problem == "no marker of the board is visible"

@@ -201,6 +201,21 @@ def test_live_capture_keeps_still_sharp_and_different_pictures(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0000.png", "0001.png"]
 
 
+def test_a_film_of_few_pictures_a_second_gives_its_views(tmp_path: Path) -> None:
+    from calibration.boards import parse_board
+    from calibration.rigid import exp
+
+    board, lens = parse_board("charuco-7x5-30mm-22mm-4X4_50"), straight_lens()
+    places = [exp(np.array([0.2, 0.3, 0.0, 0.06 * index - 0.25, -0.07, 0.5])) for index in range(5)]
+    frames = [(index / 6, photograph(board, lens, place)) for index, place in enumerate(places)]
+    assert len(capture_live(board, frames, tmp_path / "film", seconds=9.0, film=True).views) == 4  # all but the first
+    with pytest.raises(CalibrationError, match="no picture of the board .* was kept: 5 x hold the board still"):
+        capture_live(board, frames, tmp_path / "live", seconds=9.0)
+    empty = [(index / 6, np.full((480, 640, 3), 90, np.uint8)) for index in range(3)]
+    with pytest.raises(CalibrationError, match="was kept: 3 x no marker of the board is visible"):
+        capture_live(board, empty, tmp_path / "empty", seconds=9.0, film=True)
+
+
 # ------------------------------------------------------------------------------------------------ the node
 
 

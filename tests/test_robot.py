@@ -222,8 +222,11 @@ def broken(change: dict[str, Any]) -> dict[str, Any]:
         ({"gripper.name": "yaw"}, "joint or gripper names must be unique, but yaw occurs twice."),
         ({"gripper.position": [0.0, 0.04]}, "gripper position is [0.0, 0.04] but the gripper is an opening in [0, 1]"),
         ({"cameras.1.name": "front"}, "camera names must be unique, but front occurs twice."),
-        ({"cameras.0.width_px": 0}, "cameras[0]: width_px is 0 but must be a positive whole number of pixels."),
-        ({"cameras.0.height_px": 96.0}, "cameras[0]: height_px is 96.0 but must be a positive whole number of pixels."),
+        ({"cameras.0.width_px": 0}, "cameras[0]: width_px is 0 but must be a positive whole number of pixels, at most"),
+        (
+            {"cameras.0.height_px": 96.0},
+            "cameras[0]: height_px is 96.0 but must be a positive whole number of",
+        ),
         ({"cameras.1.rate_hz": -30}, "cameras[1]: rate_hz is -30 but must be a positive finite number."),
         ({"cameras.1.topic": ""}, "cameras[1]: field 'topic' is '' but must be a non-empty string."),
         ({"control_rate_hz": 0}, "control_rate_hz is 0 but must be a positive finite number."),

@@ -10,7 +10,6 @@ y down, z forward. ``T_body_camera`` is the camera's pose in the body's frame; `
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from wam.errors import RobotSpecError, unknown_name
+from wam.lens_checks import intrinsics_problem
+from wam.plain_data import is_finite, shown
 
 __all__ = [
     "DISTORTION_LENGTHS",
@@ -212,7 +213,7 @@ def build[Spec](cls: type[Spec], data: Any, where: str) -> Spec:
         RobotSpecError: A field is unknown, missing, of the wrong type or impossible.
     """
     if not isinstance(data, Mapping):
-        raise RobotSpecError(f"{where} must be a mapping of fields, but is {data!r}.")
+        raise RobotSpecError(f"{where} must be a mapping of fields, but is {shown(data)}.")
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
@@ -256,7 +257,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return build(_NESTED[kind], value, where)
     if kind in _LISTS or kind in _NUMBERS or kind == tuple[str, ...]:
         if not isinstance(value, list | tuple):
-            raise RobotSpecError(f"{where} is {value!r} but must be a list.")
+            raise RobotSpecError(f"{where} is {shown(value)} but must be a list.")
         if kind in _LISTS:
             return tuple(build(_LISTS[kind], entry, f"{where}[{i}]") for i, entry in enumerate(value))
         if kind == tuple[str, ...]:
@@ -269,10 +270,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return value
     if kind is int and whole:
         return value
-    if kind in (float, float | None) and (whole or isinstance(value, float)) and math.isfinite(value):
+    if kind in (float, float | None) and is_finite(value):
         return float(value)
     words = {str: "a string", str | None: "a string", int: "a whole number"}
-    raise RobotSpecError(f"{where} is {value!r} but must be {words.get(kind, 'a finite number')}.")
+    raise RobotSpecError(f"{where} is {shown(value)} but must be {words.get(kind, 'a finite number')}.")
 
 
 def _check(spec: Any, where: str) -> None:
@@ -284,8 +285,9 @@ def _check(spec: Any, where: str) -> None:
                 f"{where}: distortion holds {len(spec.distortion)} numbers but {spec.model} has "
                 f"{DISTORTION_LENGTHS[spec.model]}."
             )
-        if min(spec.width_px, spec.height_px, *spec.focal_px) <= 0:
-            raise RobotSpecError(f"{where}: image size and focal length must be positive, but one is not.")
+        problem = intrinsics_problem((spec.width_px, spec.height_px), spec.focal_px, spec.center_px)
+        if problem:
+            raise RobotSpecError(f"{where}: {problem}.")
     if isinstance(spec, PoseSpec) and abs(np.linalg.norm(spec.quat_wxyz) - 1) > 1e-3:
         raise RobotSpecError(f"{where}: quat_wxyz {list(spec.quat_wxyz)} is not a unit quaternion.")
     if isinstance(spec, CameraCalibration):

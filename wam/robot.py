@@ -6,7 +6,6 @@ gripper is an opening in [0, 1], 0 closed. Unknown fields are refused, so a typo
 
 import dataclasses
 import json
-import math
 import os
 import re
 import sys
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from wam.calibration_spec import KinematicsSpec, RobotCalibration, build
 from wam.errors import RobotSpecError, unknown_name
+from wam.lens_checks import MAX_SIDE_PX
+from wam.plain_data import is_finite, shown
 from wam.robot_identity import fingerprint
+from wam.strict_yaml import parse_yaml, read_yaml_text
 
 __all__ = ["FITS", "CameraSpec", "JointSpec", "RobotSpec", "SafetySpec", "load_robot", "robot_file", "robot_names"]
 
@@ -188,9 +189,9 @@ def load_robot(name_or_path: str | Path) -> RobotSpec:
     """
     path = robot_file(name_or_path)
     try:
-        data = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RobotSpecError(f"robot file {path} is not valid YAML: {error}") from error
+        data = parse_yaml(read_yaml_text(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise RobotSpecError(f"robot file {path} cannot be read: {error}.") from error
     if not isinstance(data, dict):
         raise RobotSpecError(f"robot file {path} must be a mapping of fields, but holds {type(data).__name__}.")
     robot = RobotSpec.from_dict(data, source=str(path))
@@ -227,7 +228,7 @@ def _robot_folders() -> list[Path]:
 
 def _checked_fields(cls: type, data: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise RobotSpecError(f"{where} must be a mapping of fields, but is {data!r}.")
+        raise RobotSpecError(f"{where} must be a mapping of fields, but is {shown(data)}.")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
@@ -236,22 +237,21 @@ def _checked_fields(cls: type, data: Any, where: str) -> Mapping[str, Any]:
         if field.default is dataclasses.MISSING and name not in data:
             raise RobotSpecError(f"{where}: field '{name}' is missing; fields: {', '.join(fields)}.")
         if field.type is str and name in data and not (isinstance(data[name], str) and data[name].strip()):
-            raise RobotSpecError(f"{where}: field '{name}' is {data[name]!r} but must be a non-empty string.")
+            raise RobotSpecError(f"{where}: field '{name}' is {shown(data[name])} but must be a non-empty string.")
     return data
 
 
 def _list(fields: Mapping[str, Any], name: str, where: str) -> list[Any]:
     value = fields[name]
     if not isinstance(value, list | tuple):
-        raise RobotSpecError(f"{where}: field '{name}' is {value!r} but must be a list.")
+        raise RobotSpecError(f"{where}: field '{name}' is {shown(value)} but must be a list.")
     return list(value)
 
 
 def _number(value: Any, where: str, *, positive: bool = False) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or (positive and value <= 0):
+    if not is_finite(value) or (positive and value <= 0):
         kind = "a positive finite number" if positive else "a finite number"
-        raise RobotSpecError(f"{where} is {value!r} but must be {kind}.")
+        raise RobotSpecError(f"{where} is {shown(value)} but must be {kind}.")
     return float(value)
 
 
@@ -259,7 +259,7 @@ def _joint(data: Any, where: str) -> JointSpec:
     fields = dict(_checked_fields(JointSpec, data, where))
     span = fields["position"]
     if not isinstance(span, list | tuple) or len(span) != 2:
-        raise RobotSpecError(f"{where}: position is {span!r} but must be [lowest, highest].")
+        raise RobotSpecError(f"{where}: position is {shown(span)} but must be [lowest, highest].")
     low, high = (_number(value, f"{where}: position") for value in span)
     if low >= high:
         raise RobotSpecError(f"{where}: position is [{low}, {high}] but the lowest must be below the highest.")
@@ -273,8 +273,11 @@ def _camera(data: Any, where: str) -> CameraSpec:
     fields = dict(_checked_fields(CameraSpec, data, where))
     for name in ("width_px", "height_px"):
         value = fields[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise RobotSpecError(f"{where}: {name} is {value!r} but must be a positive whole number of pixels.")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIDE_PX:
+            raise RobotSpecError(
+                f"{where}: {name} is {shown(value)} but must be a positive whole number of pixels, at most "
+                f"{MAX_SIDE_PX}."
+            )
     fields["rate_hz"] = _number(fields["rate_hz"], f"{where}: rate_hz", positive=True)
     if fields.get("fit", "crop") not in FITS:
         raise RobotSpecError(f"{where}: " + unknown_name("fit", fields["fit"], FITS))
@@ -295,7 +298,7 @@ def _safety(data: Any, where: str) -> SafetySpec:
 def _box(data: Any, where: str) -> tuple[tuple[float, float], ...]:
     pairs = isinstance(data, list | tuple) and all(isinstance(span, list | tuple) and len(span) == 2 for span in data)
     if not pairs or len(data) != 3:
-        raise RobotSpecError(f"{where} is {data!r} but must be [[x, x], [y, y], [z, z]], lowest and highest [m].")
+        raise RobotSpecError(f"{where} is {shown(data)} but must be [[x, x], [y, y], [z, z]], lowest and highest [m].")
     box = tuple((_number(low, where), _number(high, where)) for low, high in data)
     for axis, (low, high) in zip("xyz", box, strict=True):
         if low >= high:

@@ -6,22 +6,31 @@ refusals are ``BundleError`` and name the field, its value and what would be rig
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from wam.errors import BundleError, unknown_name
+from wam.plain_data import finite_float, is_finite, unique, whole_number
 
 __all__ = ["checked_fields", "checked_list", "checked_mapping", "checked_scalar", "checked_texts", "parse_json"]
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON, refusing numbers that are not finite: NaN and Infinity, which Python would accept, and 1e999.
+    """Parses JSON, refusing what Python would accept: NaN, Infinity, 1e999, and keys that stand twice.
 
     Raises:
-        ValueError: The text is not JSON.
+        ValueError: The text is not JSON, or nested too deeply.
     """
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    try:
+        return json.loads(
+            text,
+            parse_constant=finite_float,
+            parse_float=finite_float,
+            parse_int=whole_number,
+            object_pairs_hook=unique,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def checked_fields(cls: type, data: Any, where: str) -> dict[str, Any]:
@@ -62,7 +71,7 @@ def checked_scalar(kind: Any, value: Any, where: str) -> None:
         raise BundleError(f"{where} is {value!r} but must be a non-empty string.")
     if kind is int and not (whole and value > 0):
         raise BundleError(f"{where} is {value!r} but must be a positive whole number.")
-    if kind is float and not ((whole or isinstance(value, float)) and math.isfinite(value) and value > 0):
+    if kind is float and not (is_finite(value) and value > 0):
         raise BundleError(f"{where} is {value!r} but must be a positive finite number.")
     if kind == tuple[str, ...] and not (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)):
         raise BundleError(f"{where} is {value!r} but must be a list of names.")
@@ -99,10 +108,3 @@ def checked_texts(data: Mapping[str, Any], where: str) -> dict[str, str]:
     for name, value in data.items():
         checked_scalar(str, value, f"{where}.{name}")
     return dict(data)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"it holds {text}, which is not a finite number")
-    return value

@@ -7,16 +7,13 @@ __all__ = ["foreign_mapping", "foreign_text"]
 
 _FORM = (
     "image_width, image_height, camera_name, camera_matrix, distortion_model, distortion_coefficients, each matrix "
-    "with "
-    "rows, cols and data (docs/calibration.md shows one)"
+    "with rows, cols and data (docs/calibration.md shows one)"
 )
 _OPENCV = (
     "was written by OpenCV's FileStorage, which ROS does not read. Its Camera_Matrix and Distortion_Coefficients are "
-    "the "
-    f"numbers ROS calls camera_matrix and distortion_coefficients: put their data lists into a file with {_FORM}; 5 "
-    "coefficients are plumb_bob, 8 rational_polynomial, those of cv2.fisheye equidistant. Or calibrate with wam "
-    "calibrate "
-    "intrinsics"
+    f"the numbers ROS calls camera_matrix and distortion_coefficients: put their data lists into a file with {_FORM}; "
+    "5 coefficients are plumb_bob, 8 rational_polynomial, those of cv2.fisheye equidistant. Or calibrate with wam "
+    "calibrate intrinsics"
 )
 _INI = (
     "is in the ini format of ROS's older calibrator (oST, Videre). Convert it: ros2 run camera_calibration_parsers "

@@ -1,4 +1,4 @@
-"""The code in docs/ runs as it stands there: YAML blocks are valid robots, Python blocks run one after the other."""
+"""The code in docs/ runs as it stands there: YAML blocks are valid files, Python blocks run one after the other."""
 
 import dataclasses
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calibration.camera_info import read_camera_info
 from wam.robot import RobotSpec, SafetySpec
 
 DOCUMENTS = sorted((Path(__file__).resolve().parent.parent / "docs").glob("*.md"))
@@ -29,10 +30,15 @@ def test_python_blocks_run(document: Path, repository: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
-def test_yaml_blocks_are_valid_robots(document: Path) -> None:
+def test_yaml_blocks_are_valid_robots_and_camera_infos(document: Path, tmp_path: Path) -> None:
     for block in blocks(document, "yaml"):
         data = yaml.safe_load(block)
-        assert RobotSpec.from_dict(data).name == data["name"]
+        if "camera_matrix" in data:
+            (tmp_path / "camera.yaml").write_text(block)
+            lens = read_camera_info(tmp_path / "camera.yaml", camera=data["camera_name"])
+            assert lens.focal_px == tuple(data["camera_matrix"]["data"][place] for place in (0, 4))
+        else:
+            assert RobotSpec.from_dict(data).name == data["name"]
 
 
 def test_safety_defaults_in_the_example_are_the_defaults(repository: Path) -> None:

@@ -1,141 +1,84 @@
-"""docs/recording.md, "In short", followed line by line: simulated servos for both arms, pictures for cameras."""
+"""docs/recording.md, "In short": each line is what launch file and commands take, and names LeRobot's own folders."""
 
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import pytest
+import tyro
 import yaml
 
-pytest.importorskip("rclpy")
-pytest.importorskip("lerobot")
+from ros_nodes.launch_plan import declared_arguments, plan
+from sim.convert_config import ConvertConfig
+from wam.train_config import TrainConfig
 
-from sensor_msgs.msg import Joy
-
-from ros_nodes import qos
-from tests import feetech_servos as fake
-from tests.ros_graph import Graph
-from tests.ros_guard_watch import GuardWatch
-from wam.dataset_check import check_dataset
-from wam.robot import load_robot, robot_file
-
-pytestmark = [pytest.mark.ros, pytest.mark.slow]
-SIZE_PX = 96
-# Read by Python when it starts: servos in another process answer late on a busy machine
-PATIENT = """
-import sys
-if any("arm_node" in word or "teleop_node" in word for word in sys.orig_argv):
-    from feetech_servos import be_patient
-    be_patient(lambda: 2.0)
-"""
+CALIBRATION = "~/.cache/huggingface/lerobot/calibration"
 
 
-def lines(repository: Path) -> list[str]:
-    """The commands of the page's first block, without what they say about themselves."""
-    block = re.search(r"^```bash\n(.*?)^```", (repository / "docs/recording.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert block
-    return [line.split("  #")[0].strip() for line in block[1].replace("\\\n", " ").splitlines()]
+def blocks(repository: Path) -> list[list[str]]:
+    """The commands of the section's blocks, without what they say about themselves."""
+    section = (repository / "docs/recording.md").read_text().split("\n## ")[1]
+    found = re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return [[line.split("  #")[0].strip() for line in text.replace("\\\n", " ").splitlines()] for text in found]
 
 
-def robot(folder: Path) -> Path:
-    """A SO-101 with small pictures, and a guard and an alignment for a machine that is late."""
-    data = yaml.safe_load(robot_file("so101").read_text())
-    for camera in data["cameras"]:
-        camera |= {"width_px": SIZE_PX, "height_px": SIZE_PX}
-    data["safety"] = {"image_age_s": 5.0, "state_age_s": 2.0, "stream_spread_s": 5.0, "state_fault_s": 60.0}
-    data["safety"] |= {"teleop_age_s": 2.0, "tracking_error": 3.0}
-    path = folder / "so101.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
+def nodes(repository: Path, words: list[str]) -> dict[str, dict[str, Any]]:
+    """Node -> parameters that the launch file gives it for these arguments."""
+    path = repository / "launch/teleop_record.launch.xml"
+    given = dict(word.split(":=", 1) for word in words)
+    assert set(given) <= {argument.name for argument in declared_arguments(path, {})}
+    found: dict[str, dict[str, Any]] = {}
+    for process in plan(path, given, {}):
+        merged = found.setdefault(process.label.rsplit("-", 1)[0], {})
+        for text in (getattr(word, "text", "") for word in process.arguments):
+            for entry in (yaml.safe_load(text) or {}).values():
+                merged |= entry["ros__parameters"]
+    return found
 
 
-def film(folder: Path) -> Path:
-    """Pictures in which a square moves."""
-    folder.mkdir()
-    for number in range(24):
-        picture = np.full((SIZE_PX, SIZE_PX, 3), 90, dtype=np.uint8)
-        picture[30:60, 2 * number : 2 * number + 30] = (0, 200, 255)
-        cv2.imwrite(str(folder / f"{number:03d}.png"), picture)
-    return folder
+def check_the_rest(convert: str, train: str) -> tuple[ConvertConfig, TrainConfig]:
+    """The last two lines are read by the commands, and the first writes what the second reads."""
+    converting = tyro.cli(ConvertConfig, args=shlex.split(convert)[2:])
+    training = tyro.cli(TrainConfig, args=shlex.split(train)[2:])
+    assert training.dataset == (converting.out,)
+    return converting, training
 
 
-@pytest.fixture
-def arms(tmp_path: Path) -> Iterator[dict[str, fake.FakeBus]]:
-    arms = {}
-    for name, place in (("arm", "robots/so_follower"), ("hand", "teleoperators/so_leader")):
-        (tmp_path / name).mkdir()
-        arms[name] = fake.FakeBus(tmp_path / name)
-        calibration = tmp_path / "calibration" / place / f"{name}.json"
-        calibration.parent.mkdir(parents=True)
-        calibration.write_text(json.dumps(fake.CALIBRATION))
-    yield arms
-    for bus in arms.values():
-        bus.close()
+def test_a_real_arm(repository: Path) -> None:
+    export, joy, launch, start, engage, stop, convert, train = blocks(repository)[0]
+    assert (export, joy) == (f"export CALIBRATION={CALIBRATION}", "ros2 run joy joy_node")
+    program, *words = shlex.split(launch)
+    assert [program, *words[:3]] == ["ros2", "launch", "world_action_model", "teleop_record.launch.xml"]
+    started = nodes(repository, words[3:])
+    assert set(started) == {"recorder", "arm", "camera", "guard", "teleop"}
+    assert started["arm"]["so101_calibration"] == "$CALIBRATION/robots/so_follower/arm.json"
+    assert started["arm"]["backend"] == "so101"
+    assert started["teleop"]["leader_calibration"] == "$CALIBRATION/teleoperators/so_leader/hand.json"
+    assert (started["teleop"]["source"], started["teleop"]["dead_man"]) == ("leader", "joy")
+    assert (start, engage, stop) == ("wam call recorder/start", "wam call guard/engage", "wam call recorder/stop")
+    converting, _ = check_the_rest(convert, train)
+    assert converting.recordings == (Path(started["recorder"]["folder"]),)
 
 
-def test_the_page_works_as_it_stands(tmp_path: Path, repository: Path, arms: dict[str, fake.FakeBus]) -> None:
-    export, joy, launch, start, engage, stop, convert, train = lines(repository)
-    assert export == "export CALIBRATION=~/.cache/huggingface/lerobot/calibration"
-    assert joy == "ros2 run joy joy_node"
-    (tmp_path / "sitecustomize.py").write_text(PATIENT)
-    here = {"robot:=so101": f"robot:={robot(tmp_path)}", "$CALIBRATION": str(tmp_path / "calibration")}
-    devices = [f"port:={arms['arm'].path}", f"leader_port:={arms['hand'].path}"]
-    devices += [f"device_{number}:={film(tmp_path / f'film_{number}')}" for number in (1, 2)]
-    with Graph(tmp_path) as graph:
-        folders = [str(tmp_path), str(repository / "tests"), str(repository)]
-        graph.environment["PYTHONPATH"] = os.pathsep.join(folders)
+def test_the_simulated_arm(repository: Path) -> None:
+    launch, keyboard, start, engage, stop, convert, train = blocks(repository)[1]
+    program, verb, name, *words = shlex.split(launch)
+    assert (program, verb, name) == ("wam", "up", "teleop_record")
+    started = nodes(repository, words)
+    assert set(started) == {"recorder", "arm", "guard"}  # nothing that needs hardware
+    assert started["arm"]["backend"] == "mujoco"
+    assert keyboard == "python -m ros_nodes.teleop_node --ros-args -p robot:=sim6 -p source:=keyboard"
+    assert (start, engage, stop) == ("wam call recorder/start", "wam call guard/engage", "wam call recorder/stop")
+    converting, _ = check_the_rest(convert, train)
+    assert converting.recordings == (Path(started["recorder"]["folder"]),)
 
-        def run(line: str) -> str:
-            program, *words = shlex.split(line)
-            assert program == "wam", line
-            # The joystick of this process goes on meanwhile
-            done = subprocess.Popen(
-                [sys.executable, "-m", "wam.cli", *words],
-                cwd=tmp_path,
-                env=graph.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            graph.until(lambda: done.poll() is not None, line)
-            output, _ = done.communicate()
-            assert done.returncode == 0, f"{line}\n{output}"
-            return output
 
-        pad = graph.node.create_publisher(Joy, "joy", qos.STATE_OFFERED)
-        graph.node.create_timer(0.05, lambda: pad.publish(Joy(axes=[0.0] * 8, buttons=[0] * 4 + [1] + [0] * 6)))
-        watch = GuardWatch(graph)
-        for word, value in {**here, "recordings/cups": str(tmp_path / "recordings/cups")}.items():
-            launch = launch.replace(word, value)
-        program, *words = shlex.split(launch)
-        assert [program, *words[:3]] == ["ros2", "launch", "world_action_model", "teleop_record.launch.xml"]
-        graph.run("up", ["-m", "ros_nodes.up", "teleop_record", *words[3:], *devices])
-        watch.until("HOLD")
-        assert (start, engage) == ("wam call recorder/start", "wam call guard/engage")
-        graph.insist("recorder/start")  # cameras and arms may take their time
-        graph.insist("guard/engage")
-        watch.until("RUN_TELEOP")
-        leader, follower = (arms[name].servos[1] for name in ("hand", "arm"))
+@pytest.mark.slow  # lerobot takes seconds to import
+def test_calibrations_lie_where_lerobot_writes_them() -> None:
+    from lerobot.robots.so_follower import SO101Follower
+    from lerobot.teleoperators.so_leader import SO101Leader
+    from lerobot.utils.constants import ROBOTS, TELEOPERATORS
 
-        def lead() -> None:
-            if leader.get(fake.PRESENT) < 2150:
-                leader.set(fake.PRESENT, leader.get(fake.PRESENT) + 2)
-
-        timer = graph.node.create_timer(0.05, lead)
-        graph.until(lambda: follower.get(fake.PRESENT) > 2140, "the arm follows the hand")
-        assert "recordings/cups/episode_000000.mcap" in run(stop)
-        graph.node.destroy_timer(timer)
-        up = graph.processes["up"]
-        up.leave()
-        run(convert)
-    # What trains is checked before anything heavy begins; test_record_to_training.py goes on from there
-    assert train == "wam train --dataset datasets/cups --out runs/cups"
-    summary = check_dataset(tmp_path / "datasets/cups", load_robot(str(tmp_path / "so101.yaml")))
-    assert summary.frames > 30
+    assert f"{ROBOTS}/{SO101Follower.name}" == "robots/so_follower"
+    assert f"{TELEOPERATORS}/{SO101Leader.name}" == "teleoperators/so_leader"

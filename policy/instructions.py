@@ -3,6 +3,7 @@
 Nothing a network gives back tells whether it knows the words: it acts on any.
 """
 
+import functools
 from collections import OrderedDict
 
 import numpy as np
@@ -29,6 +30,8 @@ class Instructions:
         self._length = manifest.model.prompt_length
         self._counts_words = manifest.model.text == "words"
         self._said: OrderedDict[str, None] = OrderedDict()
+        # Diagnostics ask every second, and comparing with hundreds of instructions takes longer than a tick may be late
+        self._compared = functools.lru_cache(maxsize=REMEMBERED)(self._compare)
 
     def __str__(self) -> str:
         return listed(self.known)
@@ -73,6 +76,9 @@ class Instructions:
 
     def status(self, task: str) -> dict[str, str]:
         """For diagnostics: whether the instruction is known, and the nearest one if it is not."""
+        return dict(self._compared(task))
+
+    def _compare(self, task: str) -> dict[str, str]:
         if self.known is None or not instruction_words(task):
             return {"task_known": "unknown"}
         if is_known(task, self.known):

@@ -149,16 +149,19 @@ class TeleopNode(Node):
         now = time.monotonic()
         if self._heart is not None:
             self._heart.publish(Empty())
-        if self._keyboard is not None and self._keyboard is not self._source:
-            self._keyboard.poll(now)
+        lost = self._measured is None or now - self._measured[1] > STATE_PATIENCE_S
+        if self._keyboard is not None and (lost or self._keyboard is not self._source):
+            self._keyboard.poll(now)  # stop and quit work without joint states, and no key is obeyed later
         self._problem = ""
-        if self._measured is None or now - self._measured[1] > STATE_PATIENCE_S:
+        if self._measured is None or lost:
             self._problem = f"no joint states on {self._robot.state_topic}, so where the arm is is not known"
+            self._forget_engage()
             return
         assert self._source is not None
         target = self._source.command(self._measured[0], now)
         if target is None:
             self._problem = self._why_silent()
+            self._forget_engage()
             return
         stamp = self.get_clock().now().to_msg()
         self._commands.publish(single_point(self._robot.action_names, target, stamp))
@@ -191,6 +194,7 @@ class TeleopNode(Node):
         self._joy.take(message.axes, message.buttons, time.monotonic())
 
     def _stop_arm(self) -> None:
+        self._forget_engage()
         self._e_stop.publish(Bool(data=True))
         self.get_logger().error("EMERGENCY STOP; clear it (key c, or service teleop/clear_e_stop), then guard/reset")
 
@@ -210,9 +214,15 @@ class TeleopNode(Node):
         """The guard engages for a person who commands: keys hold the arm where it is, and it hears that first."""
         if self._keyboard is not None and self._source is self._keyboard:
             self._keyboard.dead_man.sign(time.monotonic())
-            self._engage_at = self._sent + ENGAGE_COMMANDS
+            self._engage_at = self._engage_at or self._sent + ENGAGE_COMMANDS  # a held key does not put it off
         else:
             self._call(ENGAGE)
+
+    def _forget_engage(self) -> None:
+        """An engage that nobody could be asked for now must not come when nobody expects it any more."""
+        if self._engage_at:
+            self._engage_at = 0
+            self.get_logger().warning(f"{ENGAGE}: not asked for: {self._problem or 'the arm is stopped'}")
 
     def _call(self, service: str) -> None:
         """Calls a Trigger service without waiting; the answer is logged."""

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 import termios
@@ -34,12 +35,15 @@ class Arm:
     def __init__(self, graph: Graph, robot) -> None:
         self.graph, self.robot = graph, robot
         self.positions = np.zeros(robot.action_dim)
+        self.on = True  # says where it is
         self._states = graph.node.create_publisher(JointState, robot.state_topic, qos.STATE_OFFERED)
         self._timer = graph.node.create_timer(0.02, self._publish)
         self.commands = graph.hear(JointTrajectory, "teleop/command", qos.CHUNK)
         self.stops = graph.hear(Bool, "e_stop", qos.LATCHED)
 
     def _publish(self) -> None:
+        if not self.on:
+            return
         stamp = self.graph.node.get_clock().now().to_msg()
         self._states.publish(messages.joint_state(self.robot.action_names, self.positions, stamp))
 
@@ -129,9 +133,22 @@ def test_a_keyboard_in_a_terminal_moves_stops_calls_and_quits(tmp_path):
                 type_until(b"2", lambda: len(arm.commands) > 3 and arm.commands.last.points[0].positions[1] > 0)
                 assert arm.commands.last.points[0].positions[1] > 0
                 type_until(b"s", lambda: bool(called))
-                type_until(b" ", lambda: len(arm.stops) > 0 and arm.stops.last.data)
+                arm.on = False
+                graph.until(lambda: not arm.commands.since(time.monotonic() - 1.0), "it misses the joint states")
+
+                def said(words: bytes) -> bool:
+                    nonlocal shown
+                    while select.select([master], [], [], 0)[0]:
+                        shown += os.read(master, 4096)
+                    return words in shown
+
+                type_until(b"g", lambda: said(b"not asked for: no joint states"))
+                type_until(b" ", lambda: len(arm.stops) > 0 and arm.stops.last.data)  # without them, too
+                asked, heard, arm.on = len(engaged), len(arm.commands), True
+                type_until(b"2", lambda: len(arm.commands) > heard + 20)
+                assert len(engaged) == asked  # what was typed without joint states is not done later
                 os.write(master, b"\x1b")
-                graph.until(lambda: process.poll() is not None, "it quits")  # it reads keys while it hears the arm
+                graph.until(lambda: process.poll() is not None, "it quits")
                 assert process.returncode == 0
             finally:
                 process.kill()

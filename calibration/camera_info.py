@@ -198,8 +198,7 @@ def _check_camera(
     if camera and name != camera and not form.message:
         raise CalibrationError(
             f"{where} is of camera '{name}', not '{camera}': give that camera's own file, or calibrate it; two lenses "
-            "of "
-            "one kind differ by several pixels."
+            "of one kind differ by several pixels."
         )
     if size_px is not None and found != size_px:
         raise CalibrationError(
@@ -210,8 +209,7 @@ def _check_camera(
         if data.get(key, 0) not in (0, 1):
             raise CalibrationError(
                 f"{where}: {key} is {shown(data[key])}: the pictures are smaller than the calibration's by that "
-                "factor. "
-                "Calibrate with the binning that is used, and write 0 there."
+                "factor. Calibrate with the binning that is used, and write 0 there."
             )
     roi = data.get("roi") or {}
     given = [roi.get(key, 0) for key in _ROI] if isinstance(roi, dict) else [roi]

@@ -41,8 +41,7 @@ def checked_camera_matrix(matrix: np.ndarray, where: str) -> np.ndarray:
     if np.abs(bottom).max() > _EXACT or abs(matrix[1, 0]) > _EXACT:
         raise CalibrationError(
             f"{where} is no camera matrix: entries 4, 7 and 8 are {matrix[1, 0]:g}, {bottom[0]:g} and {bottom[1]:g} "
-            "but "
-            f"must be 0, as in [fx, 0, cx, 0, fy, cy, 0, 0, 1]. {_AGAIN}."
+            f"but must be 0, as in [fx, 0, cx, 0, fy, cy, 0, 0, 1]. {_AGAIN}."
         )
     if abs(matrix[2, 2] - 1) > _EXACT:
         raise CalibrationError(
@@ -52,8 +51,7 @@ def checked_camera_matrix(matrix: np.ndarray, where: str) -> np.ndarray:
     if abs(matrix[0, 1]) > _EXACT:
         raise CalibrationError(
             f"{where} has skew: its second entry is {matrix[0, 1]:g} but must be 0, because no lens model here or in "
-            "ROS "
-            "has skew. Calibrate without it (wam calibrate intrinsics)."
+            "ROS has skew. Calibrate without it (wam calibrate intrinsics)."
         )
     return matrix
 
@@ -72,8 +70,8 @@ def check_rectification(matrix: np.ndarray, where: str) -> None:
     raise CalibrationError(
         f"{where} turns the camera by {degrees:.2f} degrees: it is of a stereo pair, whose rectified pictures lie "
         "elsewhere than the camera's own. One camera is read here: calibrate it alone (wam calibrate intrinsics), or, "
-        "if "
-        "its raw pictures are used, write [1, 0, 0, 0, 1, 0, 0, 0, 1] there and the camera matrix into the projection."
+        "if its raw pictures are used, write [1, 0, 0, 0, 1, 0, 0, 0, 1] there and the camera matrix into the "
+        "projection."
     )
 
 

@@ -130,8 +130,7 @@ def read_capture(folder: Path, *, kind: str, robot: str = "", camera: str = "") 
     except (OSError, ValueError) as error:
         raise CalibrationError(
             f"{path} is no capture file of this version ({error}). Capture again, or restore it: pictures alone lack "
-            "the "
-            "joints."
+            "the joints."
         ) from error
     if capture.kind != kind and kind != "pictures":
         raise CalibrationError(

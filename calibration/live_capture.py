@@ -86,8 +86,7 @@ class LiveCapture:
         listing = "; ".join(f"{count} x {reason}" for reason, count in common) or "there was no picture"
         return (
             f"no picture of the board {self.board} was kept: {listing}. Hold the board still for a moment in every "
-            "place "
-            "and tilt, well lit, and check that it is the board that was described."
+            "place and tilt, well lit, and check that it is the board that was described."
         )
 
 

@@ -67,8 +67,7 @@ def _parsed(path: Path) -> ElementTree.Element:
     if root.tag not in ("robot", "mujoco"):
         raise CalibrationError(
             f"kinematic model {path} begins with <{root.tag}>: it is no whole model. An MJCF begins with <mujoco>, a "
-            "URDF "
-            "with <robot>; give that file."
+            "URDF with <robot>; give that file."
         )
     return root
 

@@ -15,8 +15,7 @@ MIRRORED = (
 )
 NEGATIVE = (
     "black and white are exchanged: the markers can be read only in the negative of the picture. Print the board dark "
-    "on "
-    "white, or turn off the inversion in the camera's driver or on the screen that shows it"
+    "on white, or turn off the inversion in the camera's driver or on the screen that shows it"
 )
 _BY_CHANCE = 5  # markers that are read where there is none
 # The largest dictionary of each kind holds the smaller ones
@@ -47,9 +46,8 @@ def why_unseen(board: Board, picture: np.ndarray, *, seen: int = 0) -> str:
         return ""
     name = _smallest(found, int(ids.max()))
     return (
-        f"{len(ids)} markers of dictionary {name} are visible, but none of {board.dictionary}: describe the board "
-        "that is "
-        f"there, it ends in -{name}"
+        f"{len(ids)} markers of dictionary {name} are visible, but none of {board.dictionary}: describe the board that "
+        f"is there, it ends in -{name}"
     )
 
 

@@ -396,4 +396,5 @@ def test_proprio_in_another_unit_is_refused_with_every_axis_named():
 
 def test_proprio_that_grazes_its_range_is_planned_from():
     proprio = np.array([axis.position[1] for axis in ROBOT.axes], dtype=np.float32) + np.float32(0.3)
-    Policy(make_manifest(), FakeBackend()).infer(make_observation(proprio=proprio))
+    chunk = Policy(make_manifest(), FakeBackend()).infer(make_observation(proprio=proprio))
+    np.testing.assert_array_equal(chunk.anchor, proprio)

@@ -232,6 +232,7 @@ def test_heat_is_a_warning(arm, servos):
     servos.servos[6].registers[fake.TEMPERATURE] = 63
     arm.connect()
     until("heat is noticed", lambda: "gripper 63 degrees" in arm.health().message)
+    assert arm.health().level == WARN
 
 
 def test_the_robot_file_may_hold_the_calibration(calibration_file):
@@ -349,7 +350,9 @@ def test_an_empty_port_is_refused(calibration_file):
 
 
 def test_a_link_closes_without_having_been_started(bus):
-    So101Link(bus, HOLD, rate_hz=100.0).close()
+    link = So101Link(bus, HOLD, rate_hz=100.0)
+    link.close()
+    assert link.status.reads == 0
 
 
 def test_the_last_goal_is_written_before_the_port_closes(servos, bus):

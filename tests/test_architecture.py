@@ -232,6 +232,11 @@ def python_files() -> list[Path]:
     return [path for path in tracked_files() if path.suffix == ".py"]
 
 
+def test_no_test_imports_mujoco_before_the_renderer_is_chosen() -> None:
+    skip = "importorskip(" + '"mujoco")'  # imports it as well, and cameras of the same process are not drawn any more
+    assert not [path.name for path in (REPOSITORY / "tests").glob("*.py") if skip in path.read_text()]
+
+
 def test_files_stay_small() -> None:
     sizes = {path: len(path.read_text().splitlines()) for path in python_files()}
     large = [

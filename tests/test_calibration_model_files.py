@@ -7,8 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco")
-
 from calibration.errors import CalibrationError
 from calibration.kinematics import ForwardKinematics
 from calibration.model_files import load_model

@@ -66,6 +66,12 @@ def finished(teleop: Process, replays: int) -> bool:
     return teleop.output().count("the replay is over") == replays  # the log of the process before goes on
 
 
+def heard_the_task(live: Path) -> bool:
+    """Whether the live aligner sees with an instruction; a latched one reaches a process when it finds its source."""
+    lines = live.read_text().splitlines() if live.exists() else []
+    return len(lines) > 1 and bool(json.loads(lines[-2])["task"])  # the last line may be half written
+
+
 @pytest.fixture(scope="module")
 def session(tmp_path_factory) -> tuple[Path, list[dict]]:
     """Two recorded episodes of a scripted teleoperation, and what a live aligner saw meanwhile."""
@@ -79,6 +85,7 @@ def session(tmp_path_factory) -> tuple[Path, list[dict]]:
         graph.start("recorder", robot, f"folder:={folder / 'recordings'}")
         graph.start("tests/live_aligner.py", robot, f"out:={folder / 'live.jsonl'}")
         watch = GuardWatch(graph)
+        graph.until(functools.partial(heard_the_task, folder / "live.jsonl"), "the live aligner hears the instruction")
         for episode in range(2):
             graph.insist("recorder/start")
             teleop = graph.start("teleop", *replay)
@@ -102,7 +109,8 @@ def test_live_inference_and_the_recording_saw_the_same(session):
             for message in messages
             if message.role.startswith("image/")
         }
-        first, last = messages[0].log_ns + 500_000_000, messages[-1].log_ns
+        told = min(message.log_ns for message in messages if message.role == "task")  # later if it was heard meanwhile
+        first, last = max(messages[0].log_ns + 500_000_000, told), messages[-1].log_ns
         seen = [tick for tick in live if first < tick["time_ns"] < last]
         times = [tick["time_ns"] for tick in seen]
         replayed = list(ticks(header, messages, TickSettings(states=EVERY_STATE), times_ns=times))

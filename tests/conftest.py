@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ for _variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE
     os.environ[_variable] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # off by default since Jazzy; messages check types and ranges with it
+
+# A shell that starts the suite in the background ignores Ctrl-C for it, and nohup ignores SIGHUP; children of tests
+# would inherit that, and never hear a signal that a test sends them.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -3,7 +3,8 @@
 ``python tests/frames.py receive`` counts the frames of ``python tests/frames.py send 45 20`` and prints a JSON object.
 They greet each other first, so that neither has to learn of the other any more. A frame follows the one before when
 that was heard of, at the camera's rate at the soonest, so that a machine which does not run one of the processes for a
-while loses nothing; a frame that is not heard of in so many seconds is lost.
+while loses nothing; a frame that is not heard of in so many seconds is lost. Frames are large ones: what decides about
+loss is whether the receiver runs between two of the pieces that a frame is sent in, and a large one has many.
 """
 
 import array
@@ -11,7 +12,7 @@ import json
 import sys
 import time
 
-WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
+WIDTH, HEIGHT, RATE_HZ = 1920, 1080, 30.0
 GREETING = -1  # number of a frame without pixels
 
 

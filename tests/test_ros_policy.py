@@ -233,15 +233,18 @@ def test_one_stray_chunk_of_a_later_policy_ends_nothing(running: Scene) -> None:
     stray.header.stamp = chunks.last.header.stamp
     stray.header.frame_id = chunk_frame_id(own + 10**6, own + 10**6, 0)
     publisher = graph.node.create_publisher(JointTrajectory, "policy/chunk", qos.CHUNK)
-    graph.until(lambda: publisher.get_subscription_count() >= 3, "policy, guard and this process would hear it")
-    refused = running.watch.count("chunks_refused")
-    publisher.publish(stray)
-    graph.until(lambda: running.watch.count("chunks_refused") > refused, "the guard refuses it")
-    heard = len(chunks)
-    graph.until(lambda: len(chunks) > heard + 20, "the policy plans on")
-    assert parse_chunk_frame_id(chunks.last.header.frame_id)[0] == own
-    assert running.policy()["message"] == "planning"
-    graph.node.destroy_publisher(publisher)
+    try:
+        graph.until(lambda: publisher.get_subscription_count() >= 3, "policy, guard and this process would hear it")
+        refused = running.watch.count("chunks_refused")
+        publisher.publish(stray)
+        graph.until(lambda: running.watch.count("chunks_refused") > refused, "the guard refuses it")
+        heard = len(chunks)
+        graph.until(lambda: len(chunks) > heard + 20, "the policy plans on")
+        assert parse_chunk_frame_id(chunks.last.header.frame_id)[0] == own
+        # A busy machine may have kept the pictures from it a moment ago
+        graph.until(lambda: running.policy()["message"] == "planning", "it says so")
+    finally:
+        graph.node.destroy_publisher(publisher)  # other tests count who publishes chunks
 
 
 def test_a_second_policy_refuses_to_plan(running: Scene) -> None:

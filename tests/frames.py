@@ -1,22 +1,28 @@
 """Two processes that send and receive camera-sized images, to count what arrives.
 
 ``python tests/frames.py receive`` counts the frames of ``python tests/frames.py send 45 20`` and prints a JSON object.
+With the receiver's process as one more argument, that is stopped while each frame is sent: a busy computer does so now
+and then, and what decides about a frame sent in pieces is whether its receiver runs between two of them.
 They greet each other first, so that neither has to learn of the other any more. A frame follows the one before when
 that was heard of, at the camera's rate at the soonest, so that a machine which does not run one of the processes for a
-while loses nothing; a frame that is not heard of in so many seconds is lost. Frames are large ones: what decides about
-loss is whether the receiver runs between two of the pieces that a frame is sent in, and a large one has many.
+while loses nothing; a frame that is not heard of in so many seconds is lost.
 """
 
 import array
+import contextlib
 import json
+import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-WIDTH, HEIGHT, RATE_HZ = 1920, 1080, 30.0
+WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
 GREETING = -1  # number of a frame without pixels
 
 
-def send(count: int, patience_s: float) -> None:
+def send(count: int, patience_s: float, receiver: int | None) -> None:
     """Publishes frames once somebody listens, then says how many there were."""
     import rclpy
     from rclpy.node import Node
@@ -43,7 +49,8 @@ def send(count: int, patience_s: float) -> None:
         message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH, data=pixels)
         message.header.frame_id = str(number)
         time.sleep(max(0.0, due - time.monotonic()))
-        frames.publish(message)
+        with stopped(receiver) if receiver else contextlib.nullcontext():
+            frames.publish(message)
         sent = time.monotonic()
         while number not in heard and time.monotonic() < sent + patience_s:
             rclpy.spin_once(node, timeout_sec=0.02)
@@ -51,6 +58,23 @@ def send(count: int, patience_s: float) -> None:
     done.publish(Int32(data=count))
     while done.get_subscription_count():  # it has heard us when it leaves
         rclpy.spin_once(node, timeout_sec=0.05)
+
+
+@contextlib.contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """No thread of a process runs meanwhile."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        while any(not path.read_text().rpartition(")")[2].startswith(" T") for path in states(process)):
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def states(process: int) -> Iterator[Path]:
+    """Where the kernel says what each thread of a process does."""
+    return Path(f"/proc/{process}/task").glob("*/stat")
 
 
 def receive() -> None:
@@ -85,7 +109,7 @@ if __name__ == "__main__":
 
     rclpy.init()
     if sys.argv[1] == "send":
-        send(int(sys.argv[2]), float(sys.argv[3]))
+        send(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None)
     else:
         receive()
     rclpy.shutdown()

@@ -9,22 +9,23 @@ from pathlib import Path
 import pytest
 
 from ros_nodes.distribution import DISTRIBUTIONS, distribution, profile_environment
-from tests.frames import RATE_HZ
+from tests.frames import HEIGHT, RATE_HZ, WIDTH
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRAMES = REPOSITORY / "tests/frames.py"
 COUNT = 45
 VARIABLES = [known.variable for known in DISTRIBUTIONS.values()]
-FRAME_BYTES = 3 * 640 * 480  # of a camera as arms have them
+FRAME_BYTES = 3 * WIDTH * HEIGHT
 
 
-def received(environment: dict[str, str], *, patience_s: float) -> int:
-    """Sends COUNT frames at camera rate from one process to another; returns how many arrived."""
+def received(environment: dict[str, str], *, patience_s: float, stopped: bool = False) -> int:
+    """Sends COUNT frames from one process to another, stopped while each is sent or not; returns how many arrived."""
     receiver = subprocess.Popen(
         [sys.executable, str(FRAMES), "receive"], env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
         command = [sys.executable, str(FRAMES), "send", str(COUNT), str(patience_s)]
+        command += [str(receiver.pid)] if stopped else []
         subprocess.run(command, env=environment, timeout=600, check=True)
         output, _ = receiver.communicate(timeout=120)
     finally:
@@ -38,8 +39,9 @@ def received(environment: dict[str, str], *, patience_s: float) -> int:
 def test_the_default_profile_loses_frames_and_ours_does_not(ros_environment: dict[str, str]) -> None:
     plain = {name: value for name, value in ros_environment.items() if name not in VARIABLES}
     assert received(plain | profile_environment(plain), patience_s=30) == COUNT
-    # If this fails because everything arrives, ROS has become better and the profile is not needed any more.
-    assert received(plain, patience_s=0.2) < 0.9 * COUNT
+    # On a machine that runs the receiver at once some arrive. If this fails because everything arrives although it does
+    # not run, ROS has become better and the profile is not needed any more.
+    assert received(plain, patience_s=0.2, stopped=True) < 0.1 * COUNT
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

@@ -50,6 +50,10 @@ class GuardWatch:
         """A counter; the guard names those that are not 0."""
         return int(self.values.get(name, 0))
 
+    def epochs(self, since: float) -> set[int]:
+        """Every policy whose chunks were played after a steady time."""
+        return {int(values_of(state)["epoch"]) for _, state in self.states.since(since)}
+
     def until(self, state: str, *, reason: str = "", since: float | None = None) -> None:
         """Waits for a tick of the guard in a state, for a reason that contains some words.
 

@@ -169,7 +169,7 @@ def test_a_graph_that_ends_says_why(tmp_path: Path) -> None:
 @pytest.mark.slow  # a graph with a network in it, three faults and a recording: about a minute
 def test_a_short_bench_measures_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ros_nodes import bench
-    from tests.ros_graph import private_sockets
+    from tests.ros_graph import least_chunk_rate_hz, private_sockets
 
     # It stops and kills processes; in shared memory that may keep others from hearing, and end this process.
     monkeypatch.setattr(bench, "private_graph", private_sockets)
@@ -184,8 +184,8 @@ def test_a_short_bench_measures_everything(tmp_path: Path, monkeypatch: pytest.M
         [late] = results["faults_guard_late_s"][fault]  # a guard that the machine does not run holds that much later
         assert 0 < values[fault] < most + late
     assert values["limit_violations"] == 0, results["counts"]
-    assert values["chunk_rate_hz"] > 0.0
-    assert results["guard_states"]["RUN_POLICY"] > 0
+    assert values["chunk_rate_hz"] > least_chunk_rate_hz(results)
+    assert results["guard_states"]["RUN_POLICY"] > 100
     sent, recorded = results["recording"]["sent"], results["recording"]["recorded"]
     assert recorded.keys() == sent.keys()
     assert all(0 < recorded[topic] <= sent[topic] for topic in sent)

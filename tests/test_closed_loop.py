@@ -10,6 +10,7 @@ pytest.importorskip("rclpy")
 
 from ros_nodes.bench import untrained  # noqa: E402
 from ros_nodes.closed_loop import main  # noqa: E402
+from tests.ros_graph import least_chunk_rate_hz  # noqa: E402
 
 
 @pytest.mark.slow  # a graph with a network in it and two episodes in real time: about a minute
@@ -24,7 +25,7 @@ def test_episodes_run_through_the_real_graph(tmp_path: Path, capsys: pytest.Capt
     assert 0 <= results["successes"] <= 2
     first, second = (record["seed"] for record in results["records"])
     assert 1_900_000 <= first < second
-    assert results["numbers"]["chunk_rate_hz"] > 0.0  # `wam bench ros` holds it to 7, on a machine of its own
+    assert results["numbers"]["chunk_rate_hz"] > least_chunk_rate_hz(results)
     assert all(results["samples"][name] for name in ("policy_deviation_ms", "guard_late_ms", "image_age_p95_ms"))
     log = (out / "nodes.log").read_text()
     assert "[up] arm-1 ended with status 0" in log

@@ -222,6 +222,7 @@ def test_a_second_policy_that_was_started_later_does_not_get_the_engaged_arm(
     running.until("RUN_POLICY", since=begun)
     rival.on = False
     graph.until(lambda: running.values["epoch"] == str(policy.epoch), "the guard plays the engaged one")
+    assert rival.epoch not in running.epochs(begun)
 
 
 def test_a_measured_jump_of_a_radian_and_a_half_is_a_fault(graph: Graph, running: GuardWatch, robot: FakeRobot) -> None:
@@ -334,6 +335,7 @@ def test_chunks_of_an_earlier_policy_are_refused(graph: Graph, running: GuardWat
     graph.until(refused, "chunks of the other policy are refused")
     running.until("RUN_POLICY")
     graph.until(lambda: running.values["epoch"] == str(policy.epoch), "the guard plays the engaged one")
+    assert policy.epoch - 1 not in running.epochs(begun)
     running.check_limits(begun)
     graph.node.destroy_publisher(rival)
 

@@ -98,10 +98,11 @@ class ObservationBuffer:
         shape = (spec.height_px, spec.width_px, 3)
         if (why := wrong_size(rgb_hwc_u8.shape, rgb_hwc_u8.dtype, shape) or _wrong_stamp(stamp)) != "":
             stream.refuse(why)
-        elif stream.add(self._taken(image_key(camera), stamp, received), rgb_hwc_u8) and stream.newest_is_last:
-            state = self._state.newest
-            same = self._watches[camera].add(rgb_hwc_u8, None if state is None else state.value)
-            stream.count(same_pixels=int(same))
+        else:
+            taken, watch = self._taken(image_key(camera), stamp, received), self._watches[camera]
+            if stream.add(taken, rgb_hwc_u8) and stream.newest_is_last:
+                watch.look(self._state)
+                stream.count(same_pixels=int(watch.add(rgb_hwc_u8, taken)))
 
     def add_joint_state(
         self, names: Sequence[str], positions: Sequence[float], stamp: float, *, received: float | None = None
@@ -168,7 +169,7 @@ class ObservationBuffer:
         if not any(refusals) and OBS_STATE not in found:
             refusals.append(f"{OBS_STATE} has nothing from {t - moment:.3f} s ago, when the oldest picture was taken")
         if not any(refusals):
-            refusals += [self._spread_refusal(found), self._frozen_refusal(found[OBS_STATE].value) if now else ""]
+            refusals += [self._spread_refusal(found), self._frozen_refusal() if now else ""]
         refusal = "; ".join(text for text in refusals if text)
         return Alignment(
             observation=None if refusal else self._observation(found, t, task),
@@ -241,8 +242,10 @@ class ObservationBuffer:
             f"{self.safety.stream_spread_s:.3f} s"
         )
 
-    def _frozen_refusal(self, proprio: np.ndarray) -> str:
-        frozen = {name: watch for name, watch in self._watches.items() if watch.frozen(proprio)}
+    def _frozen_refusal(self) -> str:
+        for watch in self._watches.values():
+            watch.look(self._state)
+        frozen = {name: watch for name, watch in self._watches.items() if watch.frozen}
         return "; ".join(
             f"{image_key(name)} is frozen: {watch.frames} frames brought new stamps and the same pixels while the arm "
             "moved"

@@ -95,6 +95,10 @@ class Stream:
         picked = pick(self._stamps, (t,))
         return self._entries[int(picked.places[0])] if picked.ages[0] >= 0 else None
 
+    def between(self, first: float, last: float) -> list[Entry]:
+        """The messages with first <= stamp <= last, of those that are kept."""
+        return self._entries[bisect.bisect_left(self._stamps, first) : bisect.bisect_right(self._stamps, last)]
+
     def clear(self) -> None:
         """Forgets messages, not counts."""
         self._stamps.clear()
@@ -110,28 +114,41 @@ class ImageWatch:
     """Notices a camera that goes on stamping the same picture.
 
     Identical pixels alone prove nothing: a simulated camera draws a still scene twice alike. Identical pixels while
-    the arm moved do.
+    the arm moved do, and when it moved is a matter of stamps: messages of joint states that come later than the picture
+    of the same moment, as on a busy computer, must not count as motion that the picture does not show. An arm that is
+    held because of it would never move again, and so never show another picture.
     """
 
     def __init__(self) -> None:
         self.frames = 0  # frames in a row with the same pixels, after the first of them
         self._fingerprint: int | None = None
-        self._proprio: np.ndarray | None = None  # where the arm was when these pixels were first seen
+        self._looked, self._last = np.inf, -np.inf  # stamps [s]: of the state last looked at; of the newest frame
+        self._low = self._high = np.zeros(0)  # (P,) of the states since the first of the frames, empty without any
 
-    def add(self, image: np.ndarray, proprio: np.ndarray | None) -> bool:
-        """Looks at a frame; True if it has the pixels of the one before."""
+    def add(self, image: np.ndarray, stamp: float) -> bool:
+        """Looks at a frame that is newer than those before; True if it has the pixels of the last one."""
         fingerprint = fingerprint_pixels(image)
         same = fingerprint == self._fingerprint
         self.frames = self.frames + 1 if same else 0
-        if not same or self._proprio is None:
-            self._fingerprint, self._proprio = fingerprint, proprio
+        if not same:
+            self._fingerprint, self._looked = fingerprint, stamp
+            self._low = self._high = np.zeros(0)
+        self._last = stamp
         return same
 
-    def frozen(self, proprio: np.ndarray) -> bool:
+    def look(self, states: Stream) -> None:
+        """Takes in where the arm was from the first frame with these pixels to the newest."""
+        for entry in states.between(self._looked, self._last):
+            self._low = np.minimum(self._low, entry.value) if self._low.size else entry.value
+            self._high = np.maximum(self._high, entry.value) if self._high.size else entry.value
+            self._looked = entry.stamp  # those of the time up to the newest frame may still be on their way
+
+    @property
+    def frozen(self) -> bool:
         """Whether the arm moved behind pixels that did not."""
-        if self.frames < FROZEN_FRAMES or self._proprio is None:
+        if self.frames < FROZEN_FRAMES or not self._low.size:
             return False
-        return bool(np.abs(proprio - self._proprio).max() > FROZEN_MOTION)
+        return bool((self._high - self._low).max() > FROZEN_MOTION)
 
 
 def fingerprint_pixels(image: np.ndarray) -> int:

@@ -171,6 +171,40 @@ def test_a_still_scene_and_a_short_repeat_are_not_frozen(motion, frames):
     assert buffer.align(10.0 + (frames - 1) / 30, "").refusal == ""
 
 
+def late_states(picture_stands_still_from: float) -> ObservationBuffer:
+    """An arm that comes to rest at 10.1 s and is held; its joint states arrive 60 ms after the pictures do.
+
+    So each picture arrives while the newest state is from before it.
+    """
+    buffer = ObservationBuffer(ROBOT)
+    for tick in range(100):
+        now = 10.0 + tick / 100
+        if tick % 3 == 0:
+            for name in ROBOT.camera_names:
+                buffer.add_image(name, now, image(min(tick, round(100 * (picture_stands_still_from - 10.0)))))
+        buffer.add_state(now - 0.06, proprio(4 * min(now - 0.06, 10.1)))
+    return buffer
+
+
+def test_states_that_are_later_than_pictures_do_not_make_a_camera_of_a_resting_arm_frozen():
+    assert late_states(picture_stands_still_from=10.12).align(10.96, "").refusal == ""
+
+
+def test_states_that_are_later_than_pictures_still_tell_of_a_frozen_camera():
+    refusal = late_states(picture_stands_still_from=10.03).align(10.96, "").refusal
+    assert all(f"{key} is frozen: " in refusal for key in (FRONT, WRIST))
+
+
+def test_a_camera_stays_frozen_until_it_shows_another_picture():
+    buffer = frozen_front(motion=0.3)
+    for number in range(30):  # the arm comes back to where it was
+        stamp = 10.2 + number / 30
+        buffer.add_state(stamp, proprio(0.0))
+        buffer.add_image("front", stamp, image(1))
+        buffer.add_image("wrist", stamp, image(number))
+        assert "front is frozen: " in buffer.align(stamp, "").refusal
+
+
 def test_out_of_order_messages_take_their_place():
     buffer = filled(front=9.99, state=9.98)
     buffer.add_image("front", 9.96, image(5))

@@ -24,6 +24,9 @@ from wam.robot import load_robot
 
 NAMES = ROBOT.action_names
 STATE_PERIOD = 0.01  # [s]
+# Ages that a machine can keep that draws two cameras beside other tests [s]. With the robot's own, one that cannot
+# shows a guard that holds, as it should, and no loop.
+AGES_OF_A_BUSY_MACHINE = {"image_age_s": 0.5, "state_age_s": 0.3, "stream_spread_s": 0.4}
 HOME = np.array([0.0, 0.289, 1.475, 0.0, 1.378, 0.0, 1.0], dtype=np.float32)
 
 

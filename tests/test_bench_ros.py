@@ -169,11 +169,13 @@ def test_a_graph_that_ends_says_why(tmp_path: Path) -> None:
 @pytest.mark.slow  # a graph with a network in it, three faults and a recording: about a minute
 def test_a_short_bench_measures_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ros_nodes import bench
+    from tests.ros_fakes import AGES_OF_A_BUSY_MACHINE, robot_file_with
     from tests.ros_graph import least_chunk_rate_hz, private_sockets
 
     # It stops and kills processes; in shared memory that may keep others from hearing, and end this process.
     monkeypatch.setattr(bench, "private_graph", private_sockets)
-    options = ["--minutes", "0.15", "--faults", "1", "--out", str(tmp_path)]
+    robot = robot_file_with(tmp_path / "robot", **AGES_OF_A_BUSY_MACHINE)
+    options = ["--minutes", "0.15", "--faults", "1", "--robot", str(robot), "--out", str(tmp_path)]
     assert wam(["bench", "ros", *options]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     values = {row["name"]: row["value"] for row in results["rows"]}

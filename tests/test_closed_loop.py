@@ -10,12 +10,13 @@ pytest.importorskip("rclpy")
 
 from ros_nodes.bench import untrained  # noqa: E402
 from ros_nodes.closed_loop import main  # noqa: E402
+from tests.ros_fakes import AGES_OF_A_BUSY_MACHINE, robot_file_with  # noqa: E402
 from tests.ros_graph import least_chunk_rate_hz  # noqa: E402
 
 
 @pytest.mark.slow  # a graph with a network in it and two episodes in real time: about a minute
 def test_episodes_run_through_the_real_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    robot, bundle = untrained(tmp_path, "sim6")
+    robot, bundle = untrained(tmp_path, str(robot_file_with(tmp_path / "robot", **AGES_OF_A_BUSY_MACHINE)))
     out = tmp_path / "out"
     arguments = ["--bundle", str(bundle), "--robot", robot, "--task", "reach", "--out", str(out)]
     assert main([*arguments, "--episodes", "2", "--first-seed", "1900000"]) == 0

@@ -20,6 +20,7 @@ from sim.convert_config import ConvertConfig
 from sim.experts import ScriptedExpert
 from sim.recordings import RecordedMessage, Recording, read_header
 from sim.ticks import TickSettings, ticks
+from tests.ros_fakes import AGES_OF_A_BUSY_MACHINE
 from tests.ros_graph import Graph, Process
 from tests.ros_guard_watch import GuardWatch
 from wam import cli
@@ -55,7 +56,7 @@ def expert_targets(path: Path) -> Path:
 def patient_robot(folder: Path) -> Path:
     """The simulated arm with ages that a loaded machine, which also draws its pictures, can keep."""
     data = yaml.safe_load(robot_file("sim6").read_text())
-    ages = {"image_age_s": 0.5, "state_age_s": 0.3, "stream_spread_s": 0.4, "teleop_age_s": 0.5, "state_fault_s": 60.0}
+    ages = {**AGES_OF_A_BUSY_MACHINE, "teleop_age_s": 0.5, "state_fault_s": 60.0}
     data["safety"] = {**(data.get("safety") or {}), **ages}
     path = folder / "sim6.yaml"
     path.write_text(yaml.safe_dump(data))

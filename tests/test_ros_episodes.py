@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 pytest.importorskip("rclpy")
 
 from ros_nodes.episodes import EpisodesConfig  # noqa: E402
+from tests.ros_fakes import AGES_OF_A_BUSY_MACHINE  # noqa: E402
 from tests.ros_graph import REPOSITORY, Graph  # noqa: E402
 from tests.test_ros_policy import brave_robot, untrained_bundle  # noqa: E402
 from wam.errors import ConfigError  # noqa: E402
@@ -26,7 +27,8 @@ def conduct(graph: Graph, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_episodes_run_one_after_the_other_and_are_timed(tmp_path: Path) -> None:
-    robot = brave_robot(tmp_path / "robots", tracking_error=10.0)  # random weights may lean on the table
+    # Random weights may lean on the table
+    robot = brave_robot(tmp_path / "robots", tracking_error=10.0, **AGES_OF_A_BUSY_MACHINE)
     bundle = untrained_bundle(tmp_path, load_robot(robot))
     out = tmp_path / "episodes.json"
     with Graph(tmp_path) as graph:

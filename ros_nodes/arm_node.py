@@ -28,6 +28,7 @@ from ros_nodes.diagnostics import ERROR, DiagnosticsReporter, Health
 from ros_nodes.errors import ParameterError
 from ros_nodes.graph import other_publishers
 from ros_nodes.parameters import declare
+from ros_nodes.timing import with_steady_time
 from ros_nodes.topics import load_robot_of
 
 __all__ = ["ArmNode", "main"]
@@ -45,7 +46,8 @@ class ArmNode(Node):
         self._p = p = declare(self, ArmParameters)
         _check_time(p, follows_clock=bool(self.get_parameter("use_sim_time").value))
         self._robot = load_robot_of(self, p.robot)
-        self._started, self._origin = time.monotonic(), time.time()
+        origin_ns, self._started = with_steady_time(time.time_ns)
+        self._origin = origin_ns * 1e-9
         self._arm: ArmBackend = importlib.import_module(f"ros_nodes.arm_{p.backend}").open_arm(self, self._robot, p)
         self._arm.connect()
         self._states = self.create_publisher(JointState, self._robot.state_topic, qos.STATE_OFFERED)

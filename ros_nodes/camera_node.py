@@ -21,6 +21,7 @@ from ros_nodes.camera_info import camera_info, info_topic, known_lens
 from ros_nodes.capture import Capture, Frame, open_source
 from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health, Window
 from ros_nodes.parameters import declare, param
+from ros_nodes.timing import robot_and_steady_time
 from ros_nodes.topics import load_robot_of
 from wam.calibration_spec import LensSpec
 from wam.errors import RobotSpecError, unknown_name
@@ -106,10 +107,9 @@ class CameraNode(Node):
             )
             return
         self._wrong_size = ""
-        # Both clocks in one breath: a thread that is not run between them would stamp the picture that much too late
-        now, age = self.get_clock().now(), time.monotonic() - frame.taken
-        self._delay.add(age)
-        stamp = messages.to_time(now.nanoseconds * 1e-9 - age)
+        robot_now, now = robot_and_steady_time(self)
+        self._delay.add(now - frame.taken)
+        stamp = messages.to_time(robot_now - (now - frame.taken))
         self._images.publish(messages.rgb_image(frame.rgb, stamp, camera.frame_id))
         if self._lens is not None:
             self._infos.publish(camera_info(self._lens, stamp, camera.frame_id))

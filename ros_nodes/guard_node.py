@@ -31,7 +31,7 @@ from ros_nodes.errors import MessageError
 from ros_nodes.graph import qos_mismatches
 from ros_nodes.parameters import declare, param
 from ros_nodes.policy_report import PolicyReport
-from ros_nodes.timing import ChunkClock, TickTimes
+from ros_nodes.timing import ChunkClock, TickTimes, robot_and_steady_time
 from ros_nodes.topics import load_robot_of
 from wam.errors import ValueContractError
 from wam.robot import RobotSpec, robot_file
@@ -125,7 +125,8 @@ class GuardNode(Node):
         except MessageError as error:
             refusal = self._guard.on_malformed(str(error), _now())
         else:
-            refusal = self._guard.on_chunk(chunk, _now(), self._robot_now())
+            robot_now, now = robot_and_steady_time(self)
+            refusal = self._guard.on_chunk(chunk, now, robot_now)
             self._chunk_clock.arrived(chunk.epoch, chunk.sequence, chunk.stamp)
         if refusal:
             self.get_logger().warning(f"chunk refused: {refusal}", throttle_duration_sec=1.0)
@@ -163,7 +164,7 @@ class GuardNode(Node):
         return answer
 
     def _tick(self) -> None:
-        now, robot_now = _now(), self._robot_now()
+        robot_now, now = robot_and_steady_time(self)
         command = self._guard.tick(now, robot_now)
         if command.positions is not None:
             self._commands.publish(self._command_message(command))
@@ -180,9 +181,6 @@ class GuardNode(Node):
         return messages.trajectory_command(
             self._robot, command.positions, command.velocities, self._period, self._source
         )
-
-    def _robot_now(self) -> float:
-        return self.get_clock().now().nanoseconds * 1e-9
 
     def _health(self) -> Health:
         values = self._guard.status()

@@ -30,6 +30,7 @@ from ros_nodes.planning import Planning, longest_aside_s
 from ros_nodes.policy_parameters import PolicyParameters
 from ros_nodes.policy_report import CHUNK_TOPIC_KEY
 from ros_nodes.policy_rivals import CHUNK_TOPIC, Rivals
+from ros_nodes.timing import robot_and_steady_time
 from ros_nodes.topics import load_robot_of
 from wam.errors import WamError
 from wam.robot import RobotSpec, robot_file
@@ -173,7 +174,8 @@ class PolicyNode(LifecycleNode):
             if self._rivals.newer_than(self._planning.session):
                 self._yield()
                 return
-            self._planning.tick(time.monotonic(), self.get_clock().now().nanoseconds * 1e-9)
+            robot_now, now = robot_and_steady_time(self)
+            self._planning.tick(now, robot_now)
         elif self._starting:
             self._start()
 

@@ -27,7 +27,7 @@ from ros_nodes.parameters import declare, param
 from ros_nodes.recorded_topics import RecordedTopic, contract_topics, message_type
 from ros_nodes.recording import RecorderSettings, Recording
 from ros_nodes.spinning import run
-from ros_nodes.timing import reception
+from ros_nodes.timing import reception, with_steady_time
 from ros_nodes.topics import load_robot_of
 from wam.robot import robot_file
 
@@ -106,7 +106,8 @@ class RecorderNode(Node):
 
     def _start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._follow()
-        started = self._recording.start(now=time.monotonic(), now_ns=self.get_clock().now().nanoseconds)
+        now_ns, now = with_steady_time(lambda: self.get_clock().now().nanoseconds)
+        started = self._recording.start(now=now, now_ns=now_ns)
         return self._answer(response, started)
 
     def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

@@ -6,6 +6,7 @@ this one included, may not be run for seconds at any moment. How late something 
 write themselves.
 """
 
+import bisect
 import contextlib
 import fcntl
 import os
@@ -103,7 +104,7 @@ class Heard:
 
     def since(self, when: float) -> list[tuple[float, Any]]:
         """What arrived after a monotonic time."""
-        return [item for item in self.items if item[0] > when]
+        return self.items[bisect.bisect_right(self.items, when, key=lambda item: item[0]) :]
 
 
 class Process:

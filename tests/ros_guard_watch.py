@@ -40,6 +40,7 @@ class GuardWatch:
         self.graph, self.namespace = graph, namespace
         self.states = graph.hear(DiagnosticStatus, f"{namespace}guard/state", EVERYTHING)
         self.commands = graph.hear(Float64MultiArray, f"{namespace}{ROBOT.command_topic}", EVERYTHING)
+        self._positions: list[np.ndarray] = []  # of the commands that were read so far
 
     @property
     def values(self) -> dict[str, str]:
@@ -119,13 +120,19 @@ class GuardWatch:
         return ticks[begun][0] - sign, TICK_GATE_S + silence_s(window, PERIOD)
 
     def path(self, since: float) -> np.ndarray:
-        """(T, A) commanded positions from a time on."""
-        return np.array([command_by_name(message, ROBOT.action_names) for _, message in self.commands.since(since)])
+        """(T, A) commanded positions from a time on.
+
+        Each command is read once: the process that asks again and again is often the robot as well, whose joint states
+        must not grow old meanwhile.
+        """
+        for _, message in self.commands.items[len(self._positions) :]:
+            self._positions.append(command_by_name(message, ROBOT.action_names))
+        return np.array(self._positions[len(self._positions) - len(self.commands.since(since)) :])
 
     def commanded(self, since: float = 0.0) -> np.ndarray:
         """(A,) newest commanded position; waits for one after a time. A guard is often heard on one topic first."""
         self.graph.until(lambda: self.commands.since(since), "the guard commands")
-        return self.path(since)[-1]
+        return command_by_name(self.commands.last, ROBOT.action_names)
 
     def check_limits(self, since: float) -> None:
         """No command is farther from the one before than the fastest joint moves in the longest tick.

@@ -35,10 +35,9 @@ help: ## what there is
 demo: environment gl ## collect, train, export, evaluate; ends with the path of a report
 	@$(BIN)/wam demo $(ARGS)
 
-# One thread per process: two pytest workers with two torch threads each would fight over the cores. One ROS graph at a
-# time (tests/conftest.py).
+# One thread per process: two pytest workers with two torch threads each would fight over the cores.
 test: environment gl ## the test suite (SLOW=1 for the slow tests as well)
-	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist loadfile -m "$(MARKS)" $(TESTS)
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) -m "$(MARKS)" $(TESTS)
 
 # The markers of a Python environment that is already active must not reach one with other ROS libraries.
 test-kilted: environment gl ## the ROS tests with ROS 2 Kilted in place of Jazzy, in an environment of its own

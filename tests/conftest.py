@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
 # Before any numerical library is imported: workers share the cores, and one thread each is faster than two that fight.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -54,22 +53,6 @@ def _no_network():
     socket.socket.connect = guarded
     yield
     socket.socket.connect = connect
-
-
-class OneGraphAtATime(LoadScopeScheduling):
-    """A file's tests stay in one process, so that its fixtures are made once, and all tests of ROS in one.
-
-    So the processes of one graph share the machine with no other graph.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "ros" if "mark.ros" in (REPOSITORY / file).read_text() else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    """Says which test process plays what, where ``make test`` asks for whole files."""
-    return OneGraphAtATime(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items):

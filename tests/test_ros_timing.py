@@ -49,8 +49,7 @@ def test_reading_ends_where_every_read_is_paused() -> None:
 
 
 def test_an_arrival_stays_where_it_was_when_the_process_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
-    received_ns = time.time_ns()
-    steady = time.monotonic()
+    received_ns, steady = with_steady_time(time.time_ns)
     monkeypatch.setattr(timing.time, "time_ns", Paused(time.time_ns))
     arrived = reception(node(), {"received_timestamp": received_ns})
     assert arrived.robot_ns == received_ns

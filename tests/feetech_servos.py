@@ -10,14 +10,16 @@ import pty
 import select
 import threading
 import tty
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 1, 2, 3, 0x82, 0x83
 BROADCAST = 0xFE
 MODEL_NUMBER = 777  # sts3215
 ID, MIN_LIMIT, MAX_LIMIT, HOMING, TORQUE, GOAL, PRESENT, TEMPERATURE = 5, 9, 11, 31, 40, 42, 56, 63
+DEAD_S = 20.0  # after which nothing more can be expected of a device
 P_GAIN, D_GAIN, I_GAIN = 21, 22, 23
 MAX_TORQUE, PROTECTION_CURRENT, OVERLOAD = 16, 28, 36
 
@@ -67,11 +69,11 @@ class Servo:
             self.set(PRESENT, self.get(GOAL))
 
 
-def be_patient(seconds: Callable[[], float]) -> None:
-    """Makes LeRobot's bus of this process wait longer for an answer, by what a call at each packet says [s].
+def be_patient(seconds: float) -> None:
+    """Makes LeRobot's bus of this process wait longer for an answer.
 
-    Real servos answer within a millisecond and LeRobot gives them fifty. A thread that plays them may not be run for
-    longer than that on a busy machine.
+    Real servos answer within a millisecond and LeRobot gives them fifty. Another process that plays them may not be run
+    for longer than that on a busy machine.
     """
     from lerobot.motors.feetech import feetech
 
@@ -79,9 +81,43 @@ def be_patient(seconds: Callable[[], float]) -> None:
 
     def patient(handler: Any, packet_length: int) -> None:
         plain(handler, packet_length)
-        handler.packet_timeout += 1e3 * seconds()
+        handler.packet_timeout += 1e3 * seconds
 
     feetech.patch_setPacketTimeout = patient
+
+
+def wait_for(device: "FakeBus", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no answer of a device in this process time out that is still to come, however slow its thread is run."""
+    port = pytest.importorskip("scservo_sdk").PortHandler
+    plain_setup, plain_write = port.setupPort, port.writePort
+    plain_read, plain_timeout = port.readPort, port.isPacketTimeout
+
+    def setup(handler: Any, flag: int) -> bool:
+        done = plain_setup(handler, flag)
+        device.received = device.answered  # what nobody had read yet is thrown away
+        return done
+
+    def write(handler: Any, packet: Any) -> int:
+        written = plain_write(handler, packet)
+        device.sent += written
+        return written
+
+    def timed_out(handler: Any) -> bool:
+        if not plain_timeout(handler):
+            return False
+        if not device.plugged or handler.getTimeSinceStart() > 1e3 * DEAD_S:
+            return True
+        return device.has_answered
+
+    def read(handler: Any, length: int) -> bytes:
+        data = plain_read(handler, length)
+        device.received += len(data)
+        return data
+
+    monkeypatch.setattr(port, "setupPort", setup)
+    monkeypatch.setattr(port, "readPort", read)
+    monkeypatch.setattr(port, "writePort", write)
+    monkeypatch.setattr(port, "isPacketTimeout", timed_out)
 
 
 class FakeBus:
@@ -96,6 +132,9 @@ class FakeBus:
         self.writes = 0  # to one servo each, of whatever register
         self.fails_at: tuple[int, int] | None = None  # (servo, register): not written, and the answer is spoilt
         self.sync_writes = 0
+        # Counted by ``wait_for``, whose user lives in this process
+        self.sent = self.taken = 0  # bytes written to it, and read and dealt with by it
+        self.answered = self.received = 0  # bytes written by it, and read by its user
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.plug()
@@ -105,6 +144,7 @@ class FakeBus:
         self._master, slave = pty.openpty()
         tty.setraw(slave)
         self._slave = slave
+        self.sent = self.taken = self.answered = self.received = 0
         self.path.unlink(missing_ok=True)
         self.path.symlink_to(os.ttyname(slave))
         self._stop.clear()
@@ -121,13 +161,18 @@ class FakeBus:
         os.close(self._master)
 
     @property
-    def answers(self) -> bool:
-        """Whether every servo would answer, if not at once."""
-        return not self.mute and not self._stop.is_set()
+    def plugged(self) -> bool:
+        """Whether the device is there."""
+        return not self._stop.is_set()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether everything that was sent to it has got its answer, if any, and its user has read that."""
+        return self.taken >= self.sent and self.received >= self.answered
 
     def close(self) -> None:
         """Ends it, plugged in or not."""
-        if not self._stop.is_set():
+        if self.plugged:
             self.unplug()
 
     def _serve(self, master: int) -> None:
@@ -135,12 +180,15 @@ class FakeBus:
         while not self._stop.is_set():
             if not select.select([master], [], [], 0.02)[0]:
                 continue
+            data = b""
             with contextlib.suppress(OSError):
-                pending += os.read(master, 4096)
+                data = os.read(master, 4096)
+            pending += data
             while (packet := _packet(pending)) is not None:
                 answer = b"".join(self._answers(*packet))
                 if answer:
-                    os.write(master, answer)
+                    self.answered += os.write(master, answer)
+            self.taken += len(data)
 
     def _answers(self, number: int, instruction: int, data: bytes):
         if instruction == SYNC_WRITE:

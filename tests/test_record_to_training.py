@@ -108,7 +108,7 @@ def test_live_inference_and_the_recording_saw_the_same(session):
         told = min(message.log_ns for message in messages if message.role == "task")  # later if it was heard meanwhile
         first, last = max(messages[0].log_ns + 500_000_000, told), messages[-1].log_ns
         seen = [tick for tick in live if first < tick["time_ns"] < last]
-        arrivals = {(key, stamp): when for key, stamp, when in _arrivals(messages)}
+        arrivals = {(key, stamp): when for key, stamp, when in reversed(list(_arrivals(messages)))}  # the first of each
         check_what_is_absent({sample for tick in seen for sample in tick["stamps"].items()}, arrivals, path)
         check_pictures(seen, messages)
         for tick, again in zip(seen, replay(header, as_heard(messages, live), seen), strict=True):
@@ -144,7 +144,9 @@ def as_heard(messages: list[RecordedMessage], live: list[dict]) -> list[Recorded
     Whether a message comes before a tick or after it is otherwise a race between two processes.
     """
     order = [(tuple(sample), tick["time_ns"]) for tick in live for sample in tick["heard"]]
-    heard = {sample: (time_ns, place) for place, (sample, time_ns) in enumerate(order)}
+    heard: dict[tuple[str, float], tuple[int, int]] = {}
+    for place, (sample, time_ns) in enumerate(order):
+        heard.setdefault(sample, (time_ns, place))  # a stamp that comes again brings nothing new
     placed = []
     for number, message in enumerate(messages):
         sample = _sample(message)

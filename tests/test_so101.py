@@ -13,8 +13,6 @@ pytest.importorskip("lerobot")
 pytest.importorskip("scservo_sdk")
 pytest.importorskip("rclpy")
 
-from lerobot.motors.feetech import feetech
-
 from ros_nodes.arm_parameters import ArmParameters
 from ros_nodes.arm_so101 import So101Arm, servo_calibration
 from ros_nodes.diagnostics import ERROR, OK, WARN
@@ -35,8 +33,7 @@ TICK = 2 * np.pi / 4095  # [rad]
 @pytest.fixture
 def servos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake.FakeBus]:
     device = fake.FakeBus(tmp_path)
-    monkeypatch.setattr(feetech, "patch_setPacketTimeout", feetech.patch_setPacketTimeout)  # to be put back
-    fake.be_patient(lambda: 20.0 * device.answers)
+    fake.wait_for(device, monkeypatch)
     yield device
     device.close()
 

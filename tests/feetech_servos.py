@@ -19,9 +19,9 @@ PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 1, 2, 3, 0x82, 0x83
 BROADCAST = 0xFE
 MODEL_NUMBER = 777  # sts3215
 ID, MIN_LIMIT, MAX_LIMIT, HOMING, TORQUE, GOAL, PRESENT, TEMPERATURE = 5, 9, 11, 31, 40, 42, 56, 63
-DEAD_S = 20.0  # after which nothing more can be expected of a device
 P_GAIN, D_GAIN, I_GAIN = 21, 22, 23
 MAX_TORQUE, PROTECTION_CURRENT, OVERLOAD = 16, 28, 36
+DEAD_S = 20.0  # after which nothing more can be expected of a device
 
 
 # LeRobot's calibration of these servos: zero is in the middle, 2000; joints reach beyond the limits of robot so101

@@ -17,7 +17,7 @@ from policy.commanders import RIVAL_MEMORY_S
 from policy.wire import command_source
 from ros_nodes import qos
 from ros_nodes.diagnostics import ERROR, WARN
-from ros_nodes.graph import other_publishers
+from ros_nodes.graph import UNNAMED, other_publishers
 
 __all__ = ["CommandWatch"]
 
@@ -80,4 +80,6 @@ class CommandWatch:
         if command_source(message) != self._source:
             self._heard = time.monotonic()
             self.count += 1
+            if UNNAMED in self._listed:
+                self._listed = sorted(other_publishers(self._node, self._topic)) or self._listed
             self._on_heard(f"{self._who()} on {self._topic}")

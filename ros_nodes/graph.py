@@ -9,7 +9,11 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
 from ros_nodes.errors import GraphError
 
-__all__ = ["open_node", "other_publishers", "other_types", "qos_mismatches"]
+__all__ = ["UNNAMED", "open_node", "other_publishers", "other_types", "qos_mismatches"]
+
+# A publisher is discovered before the name of its node is; until that comes, the middleware fills a word of its own in
+NOT_YET = "_NODE_NAME_UNKNOWN_"
+UNNAMED = "a node whose name is not known yet"
 
 IMAGE_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
@@ -94,7 +98,7 @@ def _raw(topic: str, kind: str) -> str:
 def other_publishers(node: Node, topic: str) -> list[str]:
     """Full names of other nodes that publish a topic; two of one name count as two.
 
-    A process that was killed stays listed for many seconds.
+    A process that was killed stays listed for many seconds. One that was just found may be ``UNNAMED``.
     """
     own = node.get_fully_qualified_name()
     names = [_full_name(publisher) for publisher in node.get_publishers_info_by_topic(node.resolve_topic_name(topic))]
@@ -105,7 +109,7 @@ def other_publishers(node: Node, topic: str) -> list[str]:
 
 def _full_name(publisher: object) -> str:
     namespace, name = publisher.node_namespace, publisher.node_name  # type: ignore[attr-defined]
-    return f"{namespace.rstrip('/')}/{name}"
+    return UNNAMED if name == NOT_YET else f"{namespace.rstrip('/')}/{name}"
 
 
 def _wanted(profile: QoSProfile) -> str:

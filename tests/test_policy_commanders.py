@@ -127,6 +127,27 @@ def test_an_engaged_guard_that_hears_another_brakes_and_latches():
     assert rig.tick().state is GuardState.HOLD
 
 
+def test_a_rival_that_is_named_after_it_was_heard_is_named_in_the_fault():
+    rig = moving()
+    rig.guard.on_rival("'a node whose name is not known yet' on /command", rig.now)
+    assert rig.tick().state is GuardState.FAULT
+    rig.guard.on_rival("'/rogue' on /command", rig.now)
+    assert rig.tick().reason == "another node commands the arm: '/rogue' on /command"
+    assert rig.guard.status()["faults"] == "1"
+    brakes(rig)
+    assert rig.guard.reset(rig.now)[0]
+    rig.guard.on_rival("'/rogue2' on /command", rig.now)
+    assert rig.tick().state is GuardState.HOLD, "what was reset stays reset, whatever it is named later"
+
+
+def test_a_rival_does_not_hide_another_fault():
+    rig = moving()
+    rig.guard.e_stop(rig.now)
+    for name in ("'/rogue' on /command", "'/rogue2' on /command"):
+        rig.guard.on_rival(name, rig.now)
+        assert rig.tick().reason == "e-stop"
+
+
 @pytest.mark.parametrize("node", ["guard", "arm"])
 def test_every_process_has_a_source_of_its_own(node):
     sources = {new_source(node) for _ in range(100)}

@@ -79,9 +79,16 @@ class CommandRival:
     def __init__(self) -> None:
         self._name, self._heard = "", -np.inf
 
-    def heard(self, name: str, now: float) -> None:
-        """Notes a command of it at steady time ``now`` [s]."""
+    def heard(self, name: str, now: float) -> tuple[str, str]:
+        """Notes a command of it at steady time ``now`` [s].
+
+        Returns:
+            What ``commanding`` said before, and what it says now. The first commands of a node may come before its
+            name, so a fault that was latched for the one reads like the other from now on.
+        """
+        before = self.commanding(now)
         self._name, self._heard = name, now
+        return before, self.commanding(now)
 
     def commanding(self, now: float) -> str:
         """Why nobody may engage; "" when no other node commands."""

@@ -161,17 +161,11 @@ class Guard:
         self._inputs.heartbeat.beat(now)
 
     def on_rival(self, name: str, now: float) -> None:
-        """Another node was heard commanding the arm: nobody engages while it does, and an engaged guard latches.
-
-        The first command of a node may come before its name: the fault is told by the newest name.
-        """
-        known = self._inputs.rival.commanding(now)
-        self._inputs.rival.heard(name, now)
-        fault = self._inputs.rival.commanding(now)
+        """Another node was heard commanding the arm: nobody engages while it does, and an engaged guard latches."""
+        known, fault = self._inputs.rival.heard(name, now)
+        self._fault = fault if self._fault and self._fault == known else self._fault
         if self.engaged:
             self._latch(fault)
-        elif self._fault and self._fault == known:
-            self._fault = fault
 
     def on_clock_jump(self, now: float) -> None:
         """Robot time jumped: what was stamped before it is forgotten and the arm holds until a fresh chunk."""

@@ -29,6 +29,7 @@ from ros_nodes.command_watch import CommandWatch
 from ros_nodes.diagnostics import ERROR, OK, WARN, DiagnosticsReporter, Health, status_message
 from ros_nodes.errors import MessageError
 from ros_nodes.graph import qos_mismatches
+from ros_nodes.last_words import LastWords
 from ros_nodes.parameters import declare, param
 from ros_nodes.policy_report import PolicyReport
 from ros_nodes.timing import ChunkClock, TickTimes, robot_and_steady_time
@@ -92,6 +93,7 @@ class GuardNode(Node):
         self.create_subscription(Empty, HEARTBEAT_TOPIC, lambda _: self._guard.on_heartbeat(_now()), qos.STATE)
         kind = Float64MultiArray if self._interface == "forward" else JointTrajectory
         self._commands = self.create_publisher(kind, robot.command_topic, qos.COMMAND)
+        self._last_hold = LastWords(self._commands)
         self._source = new_source("guard")
         self._others = CommandWatch(self, kind, robot.command_topic, self._source, self._on_rival)
         self._states = self.create_publisher(DiagnosticStatus, STATE_TOPIC, qos.STATE_OFFERED)
@@ -100,8 +102,8 @@ class GuardNode(Node):
 
     @property
     def stopped(self) -> bool:
-        """See ``spinning.SoftStop``."""
-        return self._guard.stopped
+        """See ``spinning.SoftStop``: the arm's command rests, and the arm has it."""
+        return self._guard.stopped and self._last_hold.heard()
 
     def begin_stop(self) -> None:
         """See ``spinning.SoftStop``."""
@@ -165,8 +167,9 @@ class GuardNode(Node):
 
     def _tick(self) -> None:
         robot_now, now = robot_and_steady_time(self)
+        done = self._guard.stopped
         command = self._guard.tick(now, robot_now)
-        if command.positions is not None:
+        if command.positions is not None and not done:
             self._commands.publish(self._command_message(command))
         self._times.tick(now)
         self._chunk_clock.consumed(*command.consumed[:2], robot_now)

@@ -68,6 +68,7 @@ class Launched:
     def until_ended(self) -> None:
         """Waits until arm and guard have ended, and then for the hold that the guard repeated."""
         self.graph.until(lambda: all(map(has_ended, self.pids.values())), "arm and guard have ended")
+        self.graph.until(lambda: bool(np.ptp(self.watch.path(0.0)[-4:], axis=0).max() == 0), "the guard held the arm")
         self.graph.spin(0.5)  # for what must not come: a command after the hold
 
     def stall_s(self, since: float) -> float:

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from policy.load import BACKENDS
 from ros_nodes.bench_graph import LaunchedGraph, private_graph
 from ros_nodes.bench_listener import Listener
-from ros_nodes.bench_measures import judge, silence_s
+from ros_nodes.bench_measures import GuardTick, judge, silence_s
 from ros_nodes.bench_recorder import measure_recorder
 from ros_nodes.bench_report import results_table, timing_plot
 from ros_nodes.bench_timing import timing
@@ -37,7 +37,7 @@ from wam.errors import ConfigError, unknown_name
 from wam.manifest import read_manifest
 from wam.robot import load_robot, robot_file
 
-__all__ = ["BenchRosConfig", "main", "measure_graph", "run_bench", "untrained"]
+__all__ = ["BenchRosConfig", "main", "measure_graph", "run_bench", "ticks_of_a_hold", "untrained"]
 
 SETTLE_S = 2.0  # after engaging, before anything counts
 GUARD_NOTICES_S = 20.0  # a guard that has not held by then will not
@@ -188,6 +188,7 @@ def _time_to_hold(graph: LaunchedGraph, listener: Listener, fault: str) -> tuple
         machine does not run it [s].
     """
     node, number = FAULTS[fault]
+    listener.until(lambda: graph.runs(node), f"'{node}' is started again")
     listener.engage()  # the policy was killed before, or a machine that did not run the arm made the guard fault
     listener.clear()
     graph.send(node, number)
@@ -195,8 +196,8 @@ def _time_to_hold(graph: LaunchedGraph, listener: Listener, fault: str) -> tuple
     held: list[float] = []
 
     def holds() -> bool:
-        held[:] = [tick.tick_s for tick in listener.guard if tick.tick_s >= begun and tick.state == "HOLD"][:1]
-        return bool(held)
+        held[:] = ticks_of_a_hold(listener.guard, begun)[:1]
+        return bool(held) and listener.guard[-1].tick_s - held[0] > listener.robot.safety.chunk_age_s
 
     try:
         listener.until(holds, f"the guard holds after {fault}", patience_s=GUARD_NOTICES_S)
@@ -205,6 +206,15 @@ def _time_to_hold(graph: LaunchedGraph, listener: Listener, fault: str) -> tuple
             graph.send(node, signal.SIGCONT)
     period_s = 1 / listener.robot.safety.guard_rate_hz
     return held[0] - begun, silence_s([tick.tick_s for tick in listener.guard if tick.tick_s <= held[0]], period_s)
+
+
+def ticks_of_a_hold(ticks: Sequence[GuardTick], since: float) -> list[float]:
+    """Returns when the guard ticked since it moves the arm no more, after a steady time [s]; none while it moves it.
+
+    A busy machine may make it hold for a moment and go on, for as long as it has actions of the last chunk.
+    """
+    moved = max((tick.tick_s for tick in ticks if tick.state.startswith("RUN")), default=since)
+    return [tick.tick_s for tick in ticks if tick.tick_s > max(moved, since)]
 
 
 def _parameters(folder: Path, config: BenchRosConfig) -> Path:

@@ -25,6 +25,7 @@ __all__ = ["LaunchedGraph", "private_graph"]
 DOMAINS = range(1, 102)  # above 101, discovery ports meet Linux's ephemeral ports
 STOP_S = 40.0  # longest orderly stop of all nodes
 FAILED = re.compile(r"\[up\] \S+ ended with (status [1-9]|SIG)")
+ENDED = re.compile(r"\[up\] (\w+)-\d+ ended with ")
 STARTED = re.compile(r"\[up\] (\w+)-\d+ started \(pid (\d+)\)")
 
 
@@ -72,7 +73,7 @@ class LaunchedGraph:
     def __exit__(self, *_: object) -> None:
         for number in (signal.SIGINT, signal.SIGKILL):
             if self._up.poll() is None:
-                for pid in self._pids.values():
+                for pid in list(self._pids.values()):  # another thread hears who ends
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGCONT)  # a stopped process takes no other signal
                 self._up.send_signal(number)
@@ -81,9 +82,23 @@ class LaunchedGraph:
         self._reader.join()
         self._file.close()
 
+    def runs(self, node: str) -> bool:
+        """Whether a process of a node was started that has not ended, as far as the launcher has said so."""
+        return node in self._pids
+
     def send(self, node: str, number: signal.Signals) -> None:
-        """Sends a signal to the process of a node that is running now."""
-        os.kill(self._pids[node], number)
+        """Sends a signal to the process of a node; after SIGKILL it does not run until it is started again.
+
+        Raises:
+            GraphError: It does not run.
+        """
+        pid = self._pids.pop(node, 0) if number == signal.SIGKILL else self._pids.get(node, 0)
+        try:
+            if not pid:
+                raise ProcessLookupError
+            os.kill(pid, number)
+        except ProcessLookupError as error:
+            raise GraphError(f"node '{node}' has ended by itself; {self.log} says why") from error
 
     def check(self) -> None:
         """Raises when the graph is not there any more.
@@ -105,6 +120,8 @@ class LaunchedGraph:
             started = STARTED.match(line)
             if started:
                 self._pids[started[1]] = int(started[2])
+            if ended := ENDED.match(line):
+                self._pids.pop(ended[1], None)
             self._file.write(line)
             self._file.flush()
 

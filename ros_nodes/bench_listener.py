@@ -29,6 +29,7 @@ EVERYTHING = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 POLL_S = 0.05
+ASTRAY_S = 20.0  # a policy that did not move a simulated arm for so long has led it astray
 KINDS = {"forward": Float64MultiArray, "trajectory": JointTrajectory}
 
 
@@ -119,15 +120,22 @@ class Listener:
     def engage(self) -> None:
         """Engages the guard until the policy moves the arm; puts back one that has latched a fault.
 
-        A policy that was started anew needs a new engage, and the guard may be engaged still when it comes.
+        A policy that was started anew needs a new engage, and the guard may be engaged still when it comes. A policy
+        that learned nothing may move the arm to where a camera sees nothing but sky: such a picture is the same
+        wherever the arm is, which counts as a frozen camera. So a simulated arm goes back to its start after a while.
 
         Raises:
             GraphError: It did not.
         """
         refusal = ""
+        begun = time.monotonic()
 
         def engaged() -> bool:
-            nonlocal refusal
+            nonlocal refusal, begun
+            if time.monotonic() - begun > ASTRAY_S:
+                begun = time.monotonic()
+                self.call("arm/next_episode")
+                self.call("guard/reset")
             if self.state == "FAULT":
                 self.call("guard/reset")
             if self.state != "RUN_POLICY":

@@ -3,8 +3,12 @@
 import io
 import json
 import math
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +17,16 @@ from hypothesis import strategies as st
 from mcap.writer import Writer
 from rich.console import Console
 
-from ros_nodes.bench_measures import LIMITS, judge, lateness_ms, limit_violations, missed_ticks, silence_s, summary
+from ros_nodes.bench_measures import (
+    LIMITS,
+    GuardTick,
+    judge,
+    lateness_ms,
+    limit_violations,
+    missed_ticks,
+    silence_s,
+    summary,
+)
 from ros_nodes.bench_recorder import recorded_stamps
 from wam.cli import main as wam
 from wam.robot import load_robot
@@ -85,6 +98,50 @@ def test_limits_are_those_of_the_run_time_contract() -> None:
     assert bounds["hold_after_kill_s"] == bounds["hold_after_hang_s"] == (0.40, 0.40)
     assert bounds["hold_after_joint_loss_s"] == (0.17, 0.17)
     assert bounds["recorder_lost"] == bounds["limit_violations"] == (0, 0)
+
+
+@pytest.mark.ros
+def test_a_hold_that_passes_is_none() -> None:
+    from ros_nodes.bench import ticks_of_a_hold
+
+    def ticks(*states: str) -> list[GuardTick]:
+        return [GuardTick(tick_s=float(i), state=state, latency_s=0.0) for i, state in enumerate(states)]
+
+    run, hold = "RUN_POLICY", "HOLD"
+    assert ticks_of_a_hold(ticks(run, run), 0.5) == []
+    assert ticks_of_a_hold(ticks(run, hold, run, run), 0.5) == []
+    assert ticks_of_a_hold(ticks(run, hold, run, hold, "FAULT"), 0.5) == [3.0, 4.0]
+    assert ticks_of_a_hold(ticks(hold, hold, hold), 0.5) == [1.0, 2.0]
+    assert ticks_of_a_hold([], 0.5) == []
+
+
+@pytest.mark.ros
+def test_a_node_that_has_ended_is_signalled_no_more(tmp_path: Path) -> None:
+    from ros_nodes.bench_graph import LaunchedGraph
+    from ros_nodes.errors import GraphError
+
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    graph = LaunchedGraph([], tmp_path / "log")
+    started = f"[up] policy-3 started (pid {process.pid})\n"
+
+    def hears(*lines: str) -> None:
+        with (tmp_path / "log").open("w") as graph._file:
+            graph._up = SimpleNamespace(stdout=lines)  # type: ignore[assignment]
+            graph._read()
+
+    hears("[up] arm-1 started (pid 7)\n", started)
+    assert graph.runs("policy")
+    assert graph.runs("arm")
+    graph.send("policy", signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not graph.runs("policy"), "before the launcher has said so"
+    hears("[up] policy-3 ended with SIGKILL\n")
+    with pytest.raises(GraphError, match="node 'policy' has ended by itself; .*log says why"):
+        graph.send("policy", signal.SIGCONT)
+    hears(started)  # of a process that is gone already
+    with pytest.raises(GraphError, match="node 'policy' has ended by itself"):
+        graph.send("policy", signal.SIGSTOP)
+    assert graph.runs("arm")
 
 
 @pytest.mark.ros

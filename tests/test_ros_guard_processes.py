@@ -18,6 +18,7 @@ from sensor_msgs.msg import JointState  # noqa: E402
 
 from policy.wire import positions_by_name  # noqa: E402
 from ros_nodes import qos  # noqa: E402
+from ros_nodes.diagnostics import values_of  # noqa: E402
 from tests.ros_fake_policy import ROBOT  # noqa: E402
 from tests.ros_fakes import patient_robot  # noqa: E402
 from tests.ros_graph import REPOSITORY, Graph, Heard  # noqa: E402
@@ -90,10 +91,11 @@ def test_a_killed_policy_is_a_hold_and_its_successor_moves_nothing_before_an_eng
     stands_at(graph, states, held)  # a held arm does not sag
     running.check_limits(killed - 0.5)
     accepted = running.count("chunks_accepted")
+    started = time.monotonic()
     graph.start(FAKE_POLICY)
     graph.until(lambda: running.count("chunks_accepted") > accepted + 10, "the guard hears the successor")
-    assert running.values["state"] == "HOLD"
-    assert "was started after the guard was engaged: engage again" in running.values["reason"]
+    running.until("HOLD", reason="was started after the guard was engaged: engage again", since=started)
+    assert not any(values_of(state)["state"].startswith("RUN") for _, state in running.states.since(started))
     np.testing.assert_allclose(running.rest(), held, atol=1e-4)
     assert graph.call("guard/engage").message == "engaged"  # nothing was latched: no reset is needed
     running.until("RUN_POLICY")
